@@ -1,0 +1,50 @@
+"""One pytest process a backend: `make test` starts them side by side and gives one summary."""
+
+import importlib.util
+import os
+
+BACKENDS = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+
+BACKEND = os.environ["KERAS_BACKEND"]
+INSTALLED = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
+
+if BACKEND == "torch":
+    # One thread a process: the backends' processes run side by side, and reductions keep one order.
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_report_header():
+    return f"keras backend: {BACKEND} (installed: {', '.join(INSTALLED)})"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `once` run in the first installed backend's process only."""
+    if INSTALLED[0] != BACKEND:
+        kept = [item for item in items if "once" not in item.keywords]
+        config.hook.pytest_deselected(items=[item for item in items if "once" in item.keywords])
+        items[:] = kept
+
+
+@pytest.fixture
+def rng():
+    import numpy as np
+
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed(request):
+    """Every test that uses Keras starts from the same seed."""
+    if "once" not in request.keywords:
+        import keras
+
+        keras.utils.set_random_seed(0)
