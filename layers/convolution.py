@@ -1,0 +1,426 @@
+"""Convolutions: plain, causal, depthwise, separable, transposed, and WaveNet's gated block.
+
+`keras.ops.conv`, `depthwise_conv` and `conv_transpose` are the primitives; the tests hold them against
+explicit NumPy loops.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def as_tuple(value: int | Iterable[int], length: int, name: str, allow_zero: bool = False) -> tuple:
+    """`value` as `length` integers: repeated where it is one integer, checked where it is several.
+
+    Args:
+        value: an integer or `length` of them.
+        length: how many are wanted.
+        name: the argument's name, for the error.
+        allow_zero: whether 0 is a valid entry.
+
+    Returns:
+        A tuple of `length` integers.
+
+    Raises:
+        ValueError: if the number of entries or one of them is wrong.
+    """
+    wrong = f"The `{name}` argument must be a tuple of {length} integers. Received {name}={value}"
+    if isinstance(value, int):
+        entries = (value,) * length
+    elif isinstance(value, Iterable) and not isinstance(value, str):
+        entries = tuple(value)
+    else:
+        raise ValueError(wrong)
+    if len(entries) != length:
+        raise ValueError(wrong)
+    for entry in entries:
+        try:
+            int(entry)
+        except (TypeError, ValueError):
+            raise ValueError(f"{wrong}, including element {entry} of type {type(entry)}") from None
+    refused = {entry for entry in entries if entry < 0 or (entry == 0 and not allow_zero)}
+    if refused:
+        bound = ">= 0" if allow_zero else "> 0"
+        raise ValueError(f"{wrong}, including values {refused} that do not satisfy `value {bound}`")
+    return entries
+
+
+def as_data_format(value: str | None) -> str:
+    """`channels_last` or `channels_first`; None stands for Keras' configured default."""
+    if value is None:
+        return keras.config.image_data_format()
+    data_format = str(value).lower()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            "The `data_format` argument must be one of {'channels_first', 'channels_last'}. "
+            f"Received: data_format={value}"
+        )
+    return data_format
+
+
+def window_count(length: int | None, window: int, stride: int, padding: str, dilation: int = 1) -> int | None:
+    """How many positions a window takes along an axis; None stays None.
+
+    valid: floor((length - dilation (window - 1) - 1) / stride) + 1;  same and causal: ceil(length / stride).
+    """
+    if length is None:
+        return None
+    if padding == "valid":
+        return (length - dilation * (window - 1) - 1) // stride + 1
+    return math.ceil(length / stride)
+
+
+def transposed_length(
+    length: int | None, window: int, stride: int, padding: str, extra: int | None, dilation: int
+) -> int | None:
+    """Length of a transposed convolution's output, the inverse of `window_count`.
+
+    `extra`, the output padding, chooses among the input lengths that a strided convolution maps to the
+    same output; None takes the longest for `valid` and `stride * length` for `same`.
+    """
+    if length is None:
+        return None
+    reach = dilation * (window - 1) + 1
+    if extra is None:
+        return length * stride + (max(reach - stride, 0) if padding == "valid" else 0)
+    return (length - 1) * stride + reach - 2 * (reach // 2 if padding == "same" else 0) + extra
+
+
+class Convolution(keras.Layer):
+    """What all convolutions share: window geometry, bias, activation and their description.
+
+    Subclasses set `rank` and `options` (the prefixes of their `_initializer`, `_regularizer` and
+    `_constraint` arguments), add their kernels in `build` and give `call`.
+    """
+
+    rank: int
+    options: tuple = ("kernel", "bias")
+
+    def __init__(
+        self,
+        kernel_size: int | tuple,
+        strides: int | tuple,
+        padding: str,
+        data_format: str | None,
+        dilation_rate: int | tuple,
+        activation: Any,
+        use_bias: bool,
+        activity_regularizer: Any,
+        option_values: dict,
+        **kwargs: Any,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.kernel_size = as_tuple(kernel_size, self.rank, "kernel_size")
+        self.strides = as_tuple(strides, self.rank, "strides")
+        self.dilation_rate = as_tuple(dilation_rate, self.rank, "dilation_rate")
+        self.padding = padding.lower()
+        if self.padding not in self.paddings():
+            raise ValueError(
+                f"The `padding` argument must be one of {self.paddings()}. Received: padding={padding}"
+            )
+        self.data_format = as_data_format(data_format)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        for option in self.options:
+            for kind, module in self.kinds().items():
+                key = f"{option}_{kind}"
+                setattr(self, key, module.get(option_values.get(key)))
+        self.input_spec = keras.InputSpec(min_ndim=self.rank + 2)
+
+    @staticmethod
+    def kinds() -> dict:
+        """What may be given for each weight, with the Keras module that resolves it."""
+        return {
+            "initializer": keras.initializers,
+            "regularizer": keras.regularizers,
+            "constraint": keras.constraints,
+        }
+
+    def paddings(self) -> tuple:
+        """The paddings that this layer knows."""
+        return ("valid", "same")
+
+    @property
+    def channel_axis(self) -> int:
+        """Where the channels are."""
+        return -1 if self.data_format == "channels_last" else 1
+
+    def fix_channels(self, input_shape: tuple) -> int:
+        """Hold later inputs to this number of channels, and check that the output is not empty."""
+        channels = input_shape[self.channel_axis]
+        self.input_spec = keras.InputSpec(min_ndim=self.rank + 2, axes={self.channel_axis: channels})
+        self.compute_output_shape(input_shape)
+        return channels
+
+    def add_kernel(self, name: str, shape: tuple, option: str) -> keras.Variable:
+        """A weight with the initializer, regularizer and constraint given for `option`."""
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            **{kind: getattr(self, f"{option}_{kind}") for kind in self.kinds()},
+        )
+
+    def add_bias(self, filters: int) -> None:
+        """The bias vector, where there is one."""
+        self.bias = self.add_kernel("bias", (filters,), "bias") if self.use_bias else None
+
+    def finish(self, outputs: Any) -> Any:
+        """Add the bias and apply the activation; the shape stays."""
+        if self.use_bias:
+            bias = self.bias
+            if self.data_format == "channels_first":
+                bias = ops.reshape(bias, (1, -1) + (1,) * self.rank)
+            outputs = ops.add(outputs, bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def spatial_axes(self) -> range:
+        """The axes that the window moves along."""
+        start = 1 if self.data_format == "channels_last" else 2
+        return range(start, start + self.rank)
+
+    def shape_with(self, input_shape: tuple, lengths: list, filters: int) -> tuple:
+        """Shape of an output with these spatial lengths and channels."""
+        if self.data_format == "channels_last":
+            return (input_shape[0], *lengths, filters)
+        return (input_shape[0], filters, *lengths)
+
+    def convolved_shape(self, input_shape: tuple, filters: int) -> tuple:
+        """Output shape of a strided, dilated convolution.
+
+        Raises:
+            ValueError: if the input is shorter than the window or has the wrong number of axes.
+        """
+        if len(input_shape) != self.rank + 2:
+            raise ValueError(
+                f"Kernel shape must have the same length as input: {self.rank + 2} axes. "
+                f"Received input of shape {input_shape}."
+            )
+        lengths = [
+            window_count(input_shape[axis], window, stride, self.padding, dilation)
+            for axis, window, stride, dilation in zip(
+                self.spatial_axes(), self.kernel_size, self.strides, self.dilation_rate, strict=True
+            )
+        ]
+        if any(length is not None and length <= 0 for length in lengths):
+            raise ValueError(
+                f"Computed output size would be zero or negative. Received `inputs shape={input_shape}`, "
+                f"`kernel_size={self.kernel_size}`, `dilation_rate={self.dilation_rate}`, "
+                f"`strides={self.strides}`, `padding={self.padding}`."
+            )
+        return self.shape_with(input_shape, lengths, filters)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        config = super().get_config() | {
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+        }
+        for option in self.options:
+            for kind, module in self.kinds().items():
+                key = f"{option}_{kind}"
+                config[key] = module.serialize(getattr(self, key))
+        return config
+
+
+def check_filters(filters: int | None) -> None:
+    """Refuse a number of filters that is not positive."""
+    if filters is not None and filters <= 0:
+        raise ValueError(
+            "Invalid value for argument `filters`. Expected a strictly positive value. "
+            f"Received filters={filters}."
+        )
+
+
+def refuse_stride_with_dilation(strides: tuple, dilation_rate: tuple) -> None:
+    """The two together are undefined on some backends."""
+    if max(strides) > 1 and max(dilation_rate) > 1:
+        raise ValueError(
+            "`strides > 1` not supported in conjunction with `dilation_rate > 1`. "
+            f"Received: strides={strides} and dilation_rate={dilation_rate}"
+        )
+
+
+class GroupedConvolution(Convolution):
+    """Convolution of any rank, the common part of Conv1D and Conv2D.
+
+        y[n, p, f] = activation(b[f] + sum_{k, c} W[k, c, f] x[n, stride p + dilation k - pad, c])
+
+    With `groups` > 1, each output channel sees its own group of input channels only.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple,
+        strides: int | tuple = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple = 1,
+        groups: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            activity_regularizer,
+            {
+                "kernel_initializer": kernel_initializer,
+                "bias_initializer": bias_initializer,
+                "kernel_regularizer": kernel_regularizer,
+                "bias_regularizer": bias_regularizer,
+                "kernel_constraint": kernel_constraint,
+                "bias_constraint": bias_constraint,
+            },
+            **kwargs,
+        )
+        check_filters(filters)
+        refuse_stride_with_dilation(self.strides, self.dilation_rate)
+        if groups <= 0:
+            raise ValueError(f"The number of groups must be a positive integer. Received: groups={groups}.")
+        if filters is not None and filters % groups != 0:
+            raise ValueError(
+                "The number of filters must be evenly divisible by the number of groups. "
+                f"Received: groups={groups}, filters={filters}."
+            )
+        self.filters = filters
+        self.groups = groups
+
+    def build(self, input_shape: tuple) -> None:
+        """Make the kernel, (*kernel_size, channels / groups, filters), and the bias, (filters,)."""
+        channels = self.fix_channels(input_shape)
+        if channels % self.groups != 0:
+            raise ValueError(
+                "The number of input channels must be evenly divisible by the number of groups. "
+                f"Received groups={self.groups}, but the input has {channels} channels "
+                f"(full input shape is {input_shape})."
+            )
+        self.kernel = self.add_kernel(
+            "kernel", (*self.kernel_size, channels // self.groups, self.filters), "kernel"
+        )
+        self.add_bias(self.filters)
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        padding = self.padding
+        if padding == "causal":
+            # Zeros on the left only: position t sees t, t - dilation, t - 2 dilation, ...
+            widths = [[0, 0]] * (self.rank + 2)
+            widths[self.spatial_axes()[0]] = [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0]
+            inputs, padding = ops.pad(inputs, widths), "valid"
+        outputs = ops.conv(
+            inputs,
+            self.kernel,
+            strides=list(self.strides),
+            padding=padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+        return self.finish(outputs)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Shape of the output, with `filters` channels."""
+        return self.convolved_shape(input_shape, self.filters)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"filters": self.filters, "groups": self.groups}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class Conv1D(GroupedConvolution):
+    """Convolution over one axis, such as time; causal where asked.
+
+        y[n, t, f] = activation(b[f] + sum_{k, c} W[k, c, f] x[n, stride t + dilation k - pad, c])
+
+    Args:
+        filters: number of output channels.
+        kernel_size: width of the window.
+        strides: step between two windows.
+        padding: "valid" (none), "same" (both ends, so that length = ceil(length / stride)) or "causal"
+            (left end only, so that no output sees a later input).
+        data_format: "channels_last", "channels_first" or None, Keras' default.
+        dilation_rate: step between two inputs of one window; not together with strides > 1.
+        groups: number of channel groups that are convolved apart.
+        activation: name, function or None.
+        use_bias: whether to add b.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
+            kernel_constraint, bias_constraint: as in `Dense`.
+
+    Call arguments:
+        inputs: tensor of shape (batch, steps, channels), or (batch, channels, steps).
+
+    Returns:
+        Tensor of shape (batch, new steps, filters), or (batch, filters, new steps).
+
+    Raises:
+        ValueError: for sizes that are not positive, filters or channels that `groups` does not divide,
+            strides together with dilation, or an input shorter than the window.
+
+    Reference:
+        van den Oord et al., 2016, WaveNet, arXiv:1609.03499 (causal, dilated).
+    """
+
+    rank = 1
+
+    def paddings(self) -> tuple:
+        """The paddings that this layer knows."""
+        return ("valid", "same", "causal")
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class Conv2D(GroupedConvolution):
+    """Convolution over two axes.
+
+        y[n, i, j, f] = activation(b[f] + sum_{k, l, c} W[k, l, c, f] x[n, s i + d k - p, s j + d l - p, c])
+
+    Args:
+        filters: number of output channels.
+        kernel_size: height and width of the window, or one integer for both.
+        strides: steps between two windows.
+        padding: "valid" (none) or "same" (both ends, so that size = ceil(size / stride)).
+        data_format: "channels_last", "channels_first" or None, Keras' default.
+        dilation_rate: steps between two inputs of one window; not together with strides > 1.
+        groups: number of channel groups that are convolved apart.
+        activation: name, function or None.
+        use_bias: whether to add b.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
+            kernel_constraint, bias_constraint: as in `Dense`.
+
+    Call arguments:
+        inputs: tensor of shape (batch, height, width, channels), or (batch, channels, height, width).
+
+    Returns:
+        Tensor of shape (batch, new height, new width, filters), or (batch, filters, ...).
+
+    Raises:
+        ValueError: for sizes that are not positive, filters or channels that `groups` does not divide,
+            strides together with dilation, or an input smaller than the window.
+
+    Reference:
+        Dumoulin & Visin, 2016, A guide to convolution arithmetic for deep learning, arXiv:1603.07285.
+    """
+
+    rank = 2
