@@ -1,0 +1,135 @@
+"""What every optimizer here shares: an update rule written once, applied fast on each backend.
+
+`keras.optimizers.Optimizer`, the abstract base, keeps the variables and the learning rate and does decoupled
+weight decay, averaging of the weights, gradient accumulation and loss scaling. An optimizer adds `state_of`,
+`coefficients` and `rule`; the arithmetic is all in the last two.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from layers.optimizers.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
+
+# Elements updated at a time on torch's CPU: the block of a weight, its gradient and its moments stay in
+# the cache through the whole rule, instead of every operation of it streaming all of them from memory.
+_BLOCK = 1 << 15
+
+
+class _StepMemo:
+    """Values that depend on the step alone, kept while that step runs."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.values: dict[str, tuple] = {}
+
+
+class Optimizer(keras.optimizers.Optimizer):
+    """An optimizer given by an elementwise rule.
+
+    Args:
+        learning_rate: a float, a schedule, or a callable without arguments.
+        base_arguments: weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
+            ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name: as in Keras.
+    """
+
+    def __init__(self, learning_rate: Any, **base_arguments: Any) -> None:
+        super().__init__(learning_rate=learning_rate, **base_arguments)
+        self._memo = _StepMemo()
+
+    def state_of(self, variable: Any) -> Sequence[keras.Variable]:
+        """Return the optimizer's variables that belong to this model variable."""
+        raise NotImplementedError
+
+    def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
+        """Return the rule's scalars of this step (what depends on the learning rate and the step number)."""
+        raise NotImplementedError
+
+    def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
+        """Return the new (weight, *state).
+
+        Written with `+=`, `*=`, ... on weight and state: on torch these work in place and save temporaries;
+        JAX and TensorFlow tensors are values, there the same lines make new ones. The gradient is the
+        caller's and is never written to.
+        """
+        raise NotImplementedError
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Apply the rule to one model variable and its state."""
+        dtype = keras.utils.standardize_dtype(variable.dtype)
+        coefficients = self._coefficients_once(learning_rate, dtype)
+        stored = (variable, *self.state_of(variable))
+        gradient = ops.convert_to_tensor(gradient, dtype=dtype)  # makes TensorFlow's sparse gradients dense
+        if _lies_in_memory(variable):
+            # Detached, a tensor shares the variable's memory: writing to it updates the variable.
+            tensors = [ops.stop_gradient(tensor) for tensor in (variable, gradient, *stored[1:])]
+            for weight, slope, *state in _blocks(tensors):
+                new_values = self.rule(coefficients, weight, slope, *state)
+                for old, new in zip((weight, *state), new_values, strict=True):
+                    if new is not old:
+                        old[...] = new
+        else:
+            weight, *state = (_own_value(each) for each in stored)
+            for each, new in zip(stored, self.rule(coefficients, weight, gradient, *state), strict=True):
+                self.assign(each, new)
+
+    def _coefficients_once(self, learning_rate: Any, dtype: str) -> tuple:
+        """Return the coefficients, computed once a step however many variables there are."""
+        if dtype in self._memo.values:
+            return self._memo.values[dtype]
+        # Powers of 0.999 need float32: in bfloat16 the number itself is 1.
+        precise = "float64" if dtype == "float64" else "float32"
+        coefficients = self.coefficients(ops.cast(learning_rate, precise), precise)
+        coefficients = tuple(ops.cast(each, dtype) for each in coefficients)
+        if self._memo.open:
+            self._memo.values[dtype] = coefficients
+        return coefficients
+
+    def _backend_update_step(
+        self, grads: Sequence, trainable_variables: Sequence, learning_rate: Any
+    ) -> None:
+        self._memo.open = True
+        try:
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        finally:
+            self._memo.open = False
+            self._memo.values.clear()
+
+    def _clip_gradients(self, grads: Sequence) -> Sequence:
+        if self.clipnorm:
+            return [clip_by_norm(g, self.clipnorm) if g is not None else None for g in grads]
+        if self.global_clipnorm:
+            return clip_by_global_norm(grads, self.global_clipnorm)
+        if self.clipvalue:
+            return [clip_by_value(g, self.clipvalue) if g is not None else None for g in grads]
+        return grads
+
+
+def _lies_in_memory(variable: Any) -> bool:
+    """Say whether the variable's value can be written to in place: on torch, outside a StatelessScope."""
+    return keras.config.backend() == "torch" and variable.value is variable._value
+
+
+def _own_value(variable: Any) -> Any:
+    """Return the variable's value as a tensor that is ours to change."""
+    if keras.config.backend() == "jax":
+        return ops.convert_to_tensor(variable)  # immutable: there is nothing to protect
+    # TensorFlow would give the variable itself, torch within a StatelessScope the caller's tensor.
+    return ops.copy(variable)
+
+
+def _blocks(tensors: Sequence) -> Iterator[Sequence]:
+    """Yield views of tensors of one shape, a cache-sized block of each at a time."""
+    first = tensors[0]
+    if first.device.type != "cpu" or first.ndim == 0 or math.prod(first.shape) <= _BLOCK:
+        yield tensors
+        return
+    if first.ndim > 2 and all(tensor.is_contiguous() for tensor in tensors):
+        tensors = [tensor.reshape(-1, first.shape[-1]) for tensor in tensors]
+    rows = tensors[0].shape[0]
+    step = max(1, _BLOCK * rows // math.prod(first.shape))
+    for start in range(0, rows, step):
+        yield [tensor[start : start + step] for tensor in tensors]

@@ -1,0 +1,88 @@
+"""Gradient descent, plain, with momentum, and with Nesterov's momentum."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from layers.optimizers.base import Optimizer
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class SGD(Optimizer):
+    """Gradient descent: w <- w - lr g.
+
+    Momentum: m <- momentum m - lr g; w <- w + m.
+    Nesterov: m as before; w <- w + momentum m - lr g, the gradient step seen from where momentum leads.
+
+    Args:
+        learning_rate: a float, a schedule, or a callable without arguments.
+        momentum: a float in [0, 1]; 0 is plain descent, 0.9 usual.
+        nesterov: use Nesterov's form; needs a momentum.
+        weight_decay: decoupled decay, w <- w - lr weight_decay w, before the step.
+        base_arguments: see `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: if momentum is not a float in [0, 1].
+
+    Reference:
+        Polyak 1964 (momentum); Nesterov 1983; Sutskever et al. 2013 (both, for networks).
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        **base_arguments: Any,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay=weight_decay, **base_arguments)
+        if not isinstance(momentum, float) or momentum < 0 or momentum > 1:
+            raise ValueError("`momentum` must be a float between [0, 1].")
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Make one momentum a variable, if there is momentum."""
+        if self.built:
+            return
+        super().build(variables)
+        self.momentums = self.add_optimizer_variables(variables, "momentum") if self.momentum else []
+
+    def state_of(self, variable: Any) -> Sequence[keras.Variable]:
+        """Return (momentum,), or nothing without momentum."""
+        return (self.momentums[self._get_variable_index(variable)],) if self.momentum else ()
+
+    def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
+        """Return (lr,)."""
+        return (learning_rate,)
+
+    def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
+        """Return the new (weight, momentum)."""
+        (learning_rate,) = coefficients
+        step = gradient * learning_rate
+        if not state:
+            weight -= step
+            return (weight,)
+        (m,) = state
+        m *= self.momentum
+        m -= step
+        if self.nesterov:
+            step -= self.momentum * m
+            weight -= step
+        else:
+            weight += m
+        return weight, m
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Apply the rule; a TensorFlow gradient of a few embedding rows touches those rows only."""
+        if not self.momentum and hasattr(gradient, "indices") and hasattr(gradient, "dense_shape"):
+            self.assign_sub(variable, ops.multiply(gradient, ops.cast(learning_rate, variable.dtype)))
+        else:
+            super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
