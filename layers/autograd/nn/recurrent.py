@@ -34,7 +34,7 @@ class _Recurrent(Module):
         super().__init__(rng, dtype)
         self.units, self.activation, self.use_bias = units, activation, use_bias
         self.return_sequences, self.return_state = return_sequences, return_state
-        self.bias = None
+        self.kernel = self.recurrent_kernel = self.bias = None
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Make the kernel of the input, the kernel of the state, and the bias."""
