@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-# Keras has no public name for it; JAX tensors cannot carry the mask as an attribute, it knows where to put it.
+# Keras has no public name for it; it knows where to put the mask of a JAX tensor, which takes no attributes.
 from keras.src.backend import set_keras_mask
 
 from layers.activations import log_softmax, sigmoid, softmax, softplus

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.optimizers.arithmetic import add_scaled, add_square
 from layers.optimizers.base import Optimizer
 
 
@@ -50,18 +51,16 @@ class Adagrad(Optimizer):
         return (self._accumulators[self._get_variable_index(variable)],)
 
     def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
-        """Return (lr,)."""
-        return (learning_rate,)
+        """Return (-lr,)."""
+        return (-learning_rate,)
 
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, accumulator)."""
-        (learning_rate,) = coefficients
+        (descent,) = coefficients
         (accumulator,) = state
-        accumulator += gradient * gradient
-        step = gradient * learning_rate
-        step /= ops.sqrt(accumulator + self.epsilon)
-        weight -= step
-        return weight, accumulator
+        accumulator = add_square(accumulator, 1.0, gradient)
+        step = gradient / ops.sqrt(accumulator + self.epsilon)
+        return add_scaled(weight, descent, step), accumulator
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

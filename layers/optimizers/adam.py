@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.optimizers.arithmetic import add_scaled, add_square, move_towards
 from layers.optimizers.base import Optimizer
 
 
@@ -34,14 +35,9 @@ class _TwoMoments(Optimizer):
 
     def moments(self, m: Any, v: Any, gradient: Any) -> tuple[Any, Any]:
         """Return the new (m, v)."""
-        change = gradient - m
-        change *= 1.0 - self.beta_1
-        m += change
-        square = gradient * gradient
-        square *= 1.0 - self.beta_2
+        m = move_towards(m, gradient, 1.0 - self.beta_1)
         v *= self.beta_2
-        v += square
-        return m, v
+        return m, add_square(v, 1.0 - self.beta_2, gradient)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -100,23 +96,20 @@ class Adam(_TwoMoments):
         )
 
     def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
-        """Return (alpha_t,)."""
+        """Return (-alpha_t,)."""
         t = ops.cast(self.iterations + 1, dtype)
         correction = ops.sqrt(1.0 - ops.power(self.beta_2, t)) / (1.0 - ops.power(self.beta_1, t))
-        return (learning_rate * correction,)
+        return (-learning_rate * correction,)
 
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, momentum, velocity, [velocity_hat])."""
-        (alpha,) = coefficients
+        (descent,) = coefficients
         m, v, *hat = state
         m, v = self.moments(m, v, gradient)
         hat = [ops.maximum(largest, v) for largest in hat]
         root = ops.sqrt(hat[0] if hat else v)
         root += self.epsilon
-        step = m / root
-        step *= alpha
-        weight -= step
-        return weight, m, v, *hat
+        return add_scaled(weight, descent, m / root), m, v, *hat
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -230,7 +223,7 @@ class Nadam(_TwoMoments):
         of_m, of_gradient, of_root = coefficients
         m, v = self.moments(*state, gradient)
         step = m * of_m
-        step += gradient * of_gradient
+        step = add_scaled(step, of_gradient, gradient)
         root = ops.sqrt(v)
         root *= of_root
         root += self.epsilon

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.optimizers.arithmetic import add_scaled, move_towards
 from layers.optimizers.base import Optimizer
 
 
@@ -58,21 +59,16 @@ class Lion(Optimizer):
         return (self._momentums[self._get_variable_index(variable)],)
 
     def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
-        """Return (lr,)."""
-        return (learning_rate,)
+        """Return (-lr,)."""
+        return (-learning_rate,)
 
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, momentum)."""
-        (learning_rate,) = coefficients
+        (descent,) = coefficients
         (m,) = state
-        step = m * self.beta_1
-        step += gradient * (1.0 - self.beta_1)
-        step = ops.sign(step)
-        step *= learning_rate
-        weight -= step
-        m *= self.beta_2
-        m += gradient * (1.0 - self.beta_2)
-        return weight, m
+        direction = add_scaled(m * self.beta_1, 1.0 - self.beta_1, gradient)
+        weight = add_scaled(weight, descent, ops.sign(direction))
+        return weight, move_towards(m, gradient, 1.0 - self.beta_2)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

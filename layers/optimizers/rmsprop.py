@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.optimizers.arithmetic import add_scaled, add_square, move_towards
 from layers.optimizers.base import Optimizer
 
 
@@ -70,25 +71,19 @@ class RMSprop(Optimizer):
         """Return the new (weight, velocity, [momentum], [average gradient])."""
         (learning_rate,) = coefficients
         velocity, *rest = state
-        square = gradient * gradient
-        square *= 1.0 - self.rho
         velocity *= self.rho
-        velocity += square
+        velocity = add_square(velocity, 1.0 - self.rho, gradient)
         denominator = velocity + self.epsilon
         if self.centered:
-            average = rest[-1]
-            average *= self.rho
-            average += (1.0 - self.rho) * gradient
-            denominator -= average * average
-            rest[-1] = average
-        step = gradient * learning_rate
-        step /= ops.sqrt(denominator)
+            rest[-1] = move_towards(rest[-1], gradient, 1.0 - self.rho)
+            denominator = add_square(denominator, -1.0, rest[-1])
+        step = gradient / ops.sqrt(denominator)
         if self.momentum > 0:
-            momentum = rest[0]
-            momentum *= self.momentum
-            momentum += step
-            rest[0] = step = momentum
-        weight -= step
+            rest[0] *= self.momentum
+            rest[0] = add_scaled(rest[0], learning_rate, step)
+            weight -= rest[0]
+        else:
+            weight = add_scaled(weight, -learning_rate, step)
         return weight, velocity, *rest
 
     def get_config(self) -> dict[str, Any]:

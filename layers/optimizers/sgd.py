@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.optimizers.arithmetic import add_scaled
 from layers.optimizers.base import Optimizer
 
 
@@ -56,22 +57,20 @@ class SGD(Optimizer):
         return (self.momentums[self._get_variable_index(variable)],) if self.momentum else ()
 
     def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
-        """Return (lr,)."""
-        return (learning_rate,)
+        """Return (-lr,)."""
+        return (-learning_rate,)
 
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, momentum)."""
-        (learning_rate,) = coefficients
-        step = gradient * learning_rate
+        (descent,) = coefficients
         if not state:
-            weight -= step
-            return (weight,)
+            return (add_scaled(weight, descent, gradient),)
         (m,) = state
         m *= self.momentum
-        m -= step
+        m = add_scaled(m, descent, gradient)
         if self.nesterov:
-            step -= self.momentum * m
-            weight -= step
+            weight = add_scaled(weight, descent, gradient)
+            weight = add_scaled(weight, self.momentum, m)
         else:
             weight += m
         return weight, m
