@@ -11,6 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from .dense import Dense, LowRankAdaptation
+
 
 def as_tuple(value: int | Iterable[int], length: int, name: str, allow_zero: bool = False) -> tuple:
     """`value` as `length` integers: repeated where it is one integer, checked where it is several.
@@ -240,6 +242,15 @@ def check_filters(filters: int | None) -> None:
         )
 
 
+def check_depth_multiplier(depth_multiplier: int | None) -> None:
+    """Refuse a number of outputs a channel that is not positive."""
+    if depth_multiplier is not None and depth_multiplier <= 0:
+        raise ValueError(
+            "Invalid value for argument `depth_multiplier`. Expected a strictly positive value. "
+            f"Received depth_multiplier={depth_multiplier}."
+        )
+
+
 def refuse_stride_with_dilation(strides: tuple, dilation_rate: tuple) -> None:
     """The two together are undefined on some backends."""
     if max(strides) > 1 and max(dilation_rate) > 1:
@@ -249,7 +260,7 @@ def refuse_stride_with_dilation(strides: tuple, dilation_rate: tuple) -> None:
         )
 
 
-class GroupedConvolution(Convolution):
+class GroupedConvolution(LowRankAdaptation, Convolution):
     """Convolution of any rank, the common part of Conv1D and Conv2D.
 
         y[n, p, f] = activation(b[f] + sum_{k, c} W[k, c, f] x[n, stride p + dilation k - pad, c])
@@ -275,6 +286,8 @@ class GroupedConvolution(Convolution):
         activity_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -307,6 +320,7 @@ class GroupedConvolution(Convolution):
             )
         self.filters = filters
         self.groups = groups
+        self.set_adaptation(lora_rank, lora_alpha)
 
     def build(self, input_shape: tuple) -> None:
         """Make the kernel, (*kernel_size, channels / groups, filters), and the bias, (filters,)."""
@@ -317,10 +331,11 @@ class GroupedConvolution(Convolution):
                 f"Received groups={self.groups}, but the input has {channels} channels "
                 f"(full input shape is {input_shape})."
             )
-        self.kernel = self.add_kernel(
+        self._kernel = self.add_kernel(
             "kernel", (*self.kernel_size, channels // self.groups, self.filters), "kernel"
         )
         self.add_bias(self.filters)
+        self.adapt_if_asked()
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
@@ -346,7 +361,8 @@ class GroupedConvolution(Convolution):
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""
-        return super().get_config() | {"filters": self.filters, "groups": self.groups}
+        config = super().get_config() | {"filters": self.filters, "groups": self.groups}
+        return config | self.adaptation_config()
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -367,7 +383,7 @@ class Conv1D(GroupedConvolution):
         activation: name, function or None.
         use_bias: whether to add b.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
-            kernel_constraint, bias_constraint: as in `Dense`.
+            kernel_constraint, bias_constraint, lora_rank, lora_alpha: as in `Dense`.
 
     Call arguments:
         inputs: tensor of shape (batch, steps, channels), or (batch, channels, steps).
@@ -407,7 +423,7 @@ class Conv2D(GroupedConvolution):
         activation: name, function or None.
         use_bias: whether to add b.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
-            kernel_constraint, bias_constraint: as in `Dense`.
+            kernel_constraint, bias_constraint, lora_rank, lora_alpha: as in `Dense`.
 
     Call arguments:
         inputs: tensor of shape (batch, height, width, channels), or (batch, channels, height, width).
@@ -424,3 +440,457 @@ class Conv2D(GroupedConvolution):
     """
 
     rank = 2
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class DepthwiseConv2D(Convolution):
+    """Convolution of each channel by itself.
+
+        y[n, i, j, c m + q] = activation(b[c m + q] + sum_{k, l} W[k, l, c, q] x[n, s i + d k - p, ..., c])
+
+    with m = `depth_multiplier` outputs, q = 0 ... m - 1, for each channel c.
+
+    Args:
+        kernel_size: height and width of the window, or one integer for both.
+        strides: steps between two windows; some backends want them equal.
+        padding: "valid" or "same".
+        depth_multiplier: number of outputs a channel.
+        data_format: "channels_last", "channels_first" or None, Keras' default.
+        dilation_rate: steps between two inputs of one window.
+        activation: name, function or None.
+        use_bias: whether to add b.
+        depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer,
+            activity_regularizer, depthwise_constraint, bias_constraint: as in `Dense`.
+
+    Call arguments:
+        inputs: tensor of shape (batch, height, width, channels), or (batch, channels, height, width).
+
+    Returns:
+        Tensor of shape (batch, new height, new width, depth_multiplier channels), or (batch, ..., ...).
+
+    Reference:
+        Howard et al., 2017, MobileNets, arXiv:1704.04861.
+    """
+
+    rank = 2
+    options = ("depthwise", "bias")
+
+    def __init__(
+        self,
+        kernel_size: int | tuple,
+        strides: int | tuple = (1, 1),
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        data_format: str | None = None,
+        dilation_rate: int | tuple = (1, 1),
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            activity_regularizer,
+            {
+                "depthwise_initializer": depthwise_initializer,
+                "bias_initializer": bias_initializer,
+                "depthwise_regularizer": depthwise_regularizer,
+                "bias_regularizer": bias_regularizer,
+                "depthwise_constraint": depthwise_constraint,
+                "bias_constraint": bias_constraint,
+            },
+            **kwargs,
+        )
+        check_depth_multiplier(depth_multiplier)
+        self.depth_multiplier = depth_multiplier
+
+    def build(self, input_shape: tuple) -> None:
+        """Make the kernel, (*kernel_size, channels, depth_multiplier), and the bias."""
+        channels = self.fix_channels(input_shape)
+        self.kernel = self.add_kernel(
+            "kernel", (*self.kernel_size, channels, self.depth_multiplier), "depthwise"
+        )
+        self.add_bias(channels * self.depth_multiplier)
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        outputs = ops.depthwise_conv(
+            inputs,
+            self.kernel,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+        return self.finish(outputs)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Shape of the output."""
+        return self.convolved_shape(input_shape, self.depth_multiplier * input_shape[self.channel_axis])
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"depth_multiplier": self.depth_multiplier}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class SeparableConv2D(Convolution):
+    """A convolution of each channel by itself, then one of each pixel across channels.
+
+        y = activation(b + conv1x1(depthwise(x)))
+
+    It costs k^2 C + C F products a pixel instead of k^2 C F.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: height and width of the depthwise window, or one integer for both.
+        strides: steps between two windows; some backends want them equal.
+        padding: "valid" or "same".
+        data_format: "channels_last", "channels_first" or None, Keras' default.
+        dilation_rate: steps between two inputs of one window.
+        depth_multiplier: number of depthwise outputs a channel.
+        activation: name, function or None.
+        use_bias: whether to add b.
+        depthwise_initializer, pointwise_initializer, bias_initializer, depthwise_regularizer,
+            pointwise_regularizer, bias_regularizer, activity_regularizer, depthwise_constraint,
+            pointwise_constraint, bias_constraint: as in `Dense`.
+
+    Call arguments:
+        inputs: tensor of shape (batch, height, width, channels), or (batch, channels, height, width).
+
+    Returns:
+        Tensor of shape (batch, new height, new width, filters), or (batch, filters, ...).
+
+    Reference:
+        Chollet, 2016, Xception, arXiv:1610.02357.
+    """
+
+    rank = 2
+    options = ("depthwise", "pointwise", "bias")
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple,
+        strides: int | tuple = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple = (1, 1),
+        depth_multiplier: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        pointwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        pointwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        pointwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            activity_regularizer,
+            {
+                "depthwise_initializer": depthwise_initializer,
+                "pointwise_initializer": pointwise_initializer,
+                "bias_initializer": bias_initializer,
+                "depthwise_regularizer": depthwise_regularizer,
+                "pointwise_regularizer": pointwise_regularizer,
+                "bias_regularizer": bias_regularizer,
+                "depthwise_constraint": depthwise_constraint,
+                "pointwise_constraint": pointwise_constraint,
+                "bias_constraint": bias_constraint,
+            },
+            **kwargs,
+        )
+        check_filters(filters)
+        check_depth_multiplier(depth_multiplier)
+        self.filters = filters
+        self.depth_multiplier = depth_multiplier
+
+    def build(self, input_shape: tuple) -> None:
+        """Make both kernels and the bias."""
+        channels = self.fix_channels(input_shape)
+        self.depthwise_kernel = self.add_kernel(
+            "depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier), "depthwise"
+        )
+        self.pointwise_kernel = self.add_kernel(
+            "pointwise_kernel",
+            (*(1,) * self.rank, channels * self.depth_multiplier, self.filters),
+            "pointwise",
+        )
+        self.add_bias(self.filters)
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        each = ops.depthwise_conv(
+            inputs,
+            self.depthwise_kernel,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )  # (batch, new height, new width, depth_multiplier channels)
+        outputs = ops.conv(each, self.pointwise_kernel, padding="valid", data_format=self.data_format)
+        return self.finish(outputs)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Shape of the output, with `filters` channels."""
+        return self.convolved_shape(input_shape, self.filters)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"filters": self.filters, "depth_multiplier": self.depth_multiplier}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class Conv2DTranspose(Convolution):
+    """The transpose of a convolution's linear map: every input paints a window of the output.
+
+        y[n, s i + d k - p, s j + d l - p, f] += sum_c W[k, l, f, c] x[n, i, j, c],  then bias and activation
+
+    It undoes the shape of a convolution with the same arguments: decoders and generators.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: height and width of the window, or one integer for both.
+        strides: steps between two windows of the output.
+        padding: "valid" or "same" (size = stride size).
+        output_padding: rows and columns added at the end, smaller than the strides; None chooses the
+            longest output for "valid" and stride times the input for "same".
+        data_format: "channels_last", "channels_first" or None, Keras' default.
+        dilation_rate: steps within one window; not together with strides > 1.
+        activation: name, function or None.
+        use_bias: whether to add b.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
+            kernel_constraint, bias_constraint: as in `Dense`.
+
+    Call arguments:
+        inputs: tensor of shape (batch, height, width, channels), or (batch, channels, height, width).
+
+    Returns:
+        Tensor of shape (batch, new height, new width, filters), or (batch, filters, ...).
+
+    Raises:
+        ValueError: for sizes that are not positive, an output padding as large as its stride, or strides
+            together with dilation.
+
+    Reference:
+        Dumoulin & Visin, 2016, A guide to convolution arithmetic for deep learning, arXiv:1603.07285.
+    """
+
+    rank = 2
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple,
+        strides: int | tuple = (1, 1),
+        padding: str = "valid",
+        output_padding: int | tuple | None = None,
+        data_format: str | None = None,
+        dilation_rate: int | tuple = (1, 1),
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            activity_regularizer,
+            {
+                "kernel_initializer": kernel_initializer,
+                "bias_initializer": bias_initializer,
+                "kernel_regularizer": kernel_regularizer,
+                "bias_regularizer": bias_regularizer,
+                "kernel_constraint": kernel_constraint,
+                "bias_constraint": bias_constraint,
+            },
+            **kwargs,
+        )
+        check_filters(filters)
+        refuse_stride_with_dilation(self.strides, self.dilation_rate)
+        if output_padding is not None:
+            output_padding = as_tuple(output_padding, self.rank, "output_padding", allow_zero=True)
+            if any(extra >= stride for extra, stride in zip(output_padding, self.strides, strict=True)):
+                raise ValueError(
+                    "`output_padding` must be strictly less than `strides` for all dimensions. "
+                    f"Received: output_padding={output_padding}, strides={self.strides}"
+                )
+        self.filters = filters
+        self.output_padding = output_padding
+
+    def build(self, input_shape: tuple) -> None:
+        """Make the kernel, (*kernel_size, filters, channels), and the bias, (filters,)."""
+        channels = self.fix_channels(input_shape)
+        self.kernel = self.add_kernel("kernel", (*self.kernel_size, self.filters, channels), "kernel")
+        self.add_bias(self.filters)
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        outputs = ops.conv_transpose(
+            inputs,
+            self.kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+        return self.finish(outputs)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Shape of the output, with `filters` channels."""
+        lengths = [
+            transposed_length(input_shape[axis], window, stride, self.padding, extra, dilation)
+            for axis, window, stride, extra, dilation in zip(
+                self.spatial_axes(),
+                self.kernel_size,
+                self.strides,
+                self.output_padding or (None,) * self.rank,
+                self.dilation_rate,
+                strict=True,
+            )
+        ]
+        return self.shape_with(input_shape, lengths, self.filters)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"filters": self.filters, "output_padding": self.output_padding}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class WaveNetBlock(keras.Layer):
+    """A gated causal convolution with a residual and a skip output.
+
+        z = tanh(W_f * x + V_f h) sigmoid(W_g * x + V_g h),    residual = x + W_r z,    skip = W_s z
+
+    `*` is a causal convolution with `dilation_rate`; W_r and W_s are 1x1. A stack with dilations 1, 2, 4, ...
+    sees exponentially far back; the sum of all skips feeds the output. h is an optional condition, one
+    vector a sequence, such as a speaker.
+
+    Args:
+        filters: number of channels of x, z and the residual output.
+        kernel_size: width of the window.
+        dilation_rate: step between two inputs of one window.
+        skip_filters: number of channels of the skip output; None takes `filters`.
+        kernel_initializer: how the convolutions start.
+
+    Call arguments:
+        inputs: tensor of shape (batch, steps, filters).
+        condition: None, or a tensor of shape (batch, features).
+
+    Returns:
+        Two tensors: residual (batch, steps, filters) and skip (batch, steps, skip_filters).
+
+    Raises:
+        ValueError: if the input does not have `filters` channels.
+
+    Reference:
+        van den Oord et al., 2016, WaveNet: a generative model for raw audio, arXiv:1609.03499.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 2,
+        dilation_rate: int = 1,
+        skip_filters: int | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        check_filters(filters)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.dilation_rate = dilation_rate
+        self.skip_filters = filters if skip_filters is None else skip_filters
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, inputs_shape: tuple, condition_shape: tuple | None = None) -> None:
+        """Make the convolutions; both gates are one convolution, as are residual and skip."""
+        if inputs_shape[-1] != self.filters:
+            raise ValueError(
+                f"The residual needs inputs of {self.filters} channels. Received: shape {inputs_shape}."
+            )
+        shared = {"data_format": "channels_last", "dtype": self.dtype_policy}
+        self.gates = Conv1D(
+            2 * self.filters,
+            self.kernel_size,
+            padding="causal",
+            dilation_rate=self.dilation_rate,
+            kernel_initializer=self.kernel_initializer,
+            **shared,
+        )
+        self.outputs = Conv1D(
+            self.filters + self.skip_filters, 1, kernel_initializer=self.kernel_initializer, **shared
+        )
+        self.gates.build(inputs_shape)
+        self.outputs.build(inputs_shape)
+        self.projection = None
+        if condition_shape is not None:
+            self.projection = Dense(
+                2 * self.filters,
+                use_bias=False,
+                kernel_initializer=self.kernel_initializer,
+                dtype=self.dtype_policy,
+            )
+            self.projection.build(condition_shape)
+
+    def call(self, inputs: Any, condition: Any = None) -> tuple[Any, Any]:
+        """Apply the block."""
+        gates = self.gates(inputs)  # (batch, steps, 2 filters)
+        if condition is not None:
+            gates = gates + ops.expand_dims(self.projection(condition), 1)
+        content, gate = ops.split(gates, 2, axis=-1)
+        outputs = self.outputs(ops.tanh(content) * ops.sigmoid(gate))
+        residual, skip = ops.split(outputs, [self.filters], axis=-1)
+        return inputs + residual, skip
+
+    def compute_output_shape(self, inputs_shape: tuple, condition_shape: tuple | None = None) -> list:
+        """Shapes of the residual and the skip output."""
+        return [tuple(inputs_shape), (*inputs_shape[:-1], self.skip_filters)]
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "dilation_rate": self.dilation_rate,
+            "skip_filters": self.skip_filters,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,4 +1,4 @@
-"""The fully connected layer."""
+"""The fully connected layer, and the low-rank adaptation of a kernel that convolutions share."""
 
 from typing import Any
 
@@ -6,8 +6,115 @@ import keras
 from keras import ops
 
 
+class LowRankAdaptation:
+    """Mixin for layers whose `kernel` can be fine-tuned by a product of two thin matrices (LoRA).
+
+        kernel = W + alpha / rank A B,    A: (..., inputs, rank), B: (rank, outputs), W frozen
+
+    Layers call `set_adaptation` in their constructor, make `_kernel` and `bias` in `build` and end it
+    with `adapt_if_asked`.
+
+    Reference:
+        Hu et al., 2021, LoRA: low-rank adaptation of large language models, arXiv:2106.09685.
+    """
+
+    def set_adaptation(self, lora_rank: int | None, lora_alpha: float | None) -> None:
+        """Keep rank and scale; a rank of None leaves the kernel as it is."""
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_rank if lora_alpha is None else lora_alpha
+        self.lora_enabled = False
+
+    def adapt_if_asked(self) -> None:
+        """Last step of `build`."""
+        if self.lora_rank:
+            self.built = True
+            self.enable_lora(self.lora_rank, self.lora_alpha)
+
+    @property
+    def kernel(self) -> Any:
+        """The kernel with its adaptation, where there is one."""
+        if not self.built:
+            raise AttributeError("You must build the layer before accessing `kernel`.")
+        if not self.lora_enabled:
+            return self._kernel
+        change = ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
+        return ops.cast(self._kernel + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
+
+    def enable_lora(
+        self,
+        rank: int,
+        lora_alpha: float | None = None,
+        a_initializer: Any = "he_uniform",
+        b_initializer: Any = "zeros",
+    ) -> None:
+        """Freeze the kernel and train a change of low rank to it; once, after the layer is built.
+
+        Args:
+            rank: number of columns of A and rows of B.
+            lora_alpha: scale of the change; None takes `rank`.
+            a_initializer, b_initializer: how A and B start; B from zeros leaves the layer unchanged.
+
+        Raises:
+            ValueError: if the layer is not built, is adapted already, or has a kernel constraint.
+        """
+        if self.kernel_constraint:
+            raise ValueError(
+                "Lora is incompatible with kernel constraints. In order to enable lora on this layer, "
+                "remove the `kernel_constraint` argument."
+            )
+        if not self.built:
+            raise ValueError("Cannot enable lora on a layer that isn't yet built.")
+        if self.lora_enabled:
+            raise ValueError("lora is already enabled. This can only be done once per layer.")
+        # Keras locks the state of a built layer; its own layers open it in the same way.
+        self._tracker.unlock()
+        shape = self._kernel.shape
+        for name, factor_shape, initializer in (
+            ("lora_kernel_a", (*shape[:-1], rank), a_initializer),
+            ("lora_kernel_b", (rank, shape[-1]), b_initializer),
+        ):
+            factor = self.add_weight(
+                name=name,
+                shape=factor_shape,
+                initializer=keras.initializers.get(initializer),
+                # The change is small: half precision would lose it.
+                dtype="float32",
+                regularizer=self.kernel_regularizer,
+            )
+            setattr(self, name, factor)
+        self._kernel.trainable = False
+        self._tracker.lock()
+        self.lora_enabled = True
+        self.lora_rank = rank
+        self.lora_alpha = rank if lora_alpha is None else lora_alpha
+
+    def saved_variables(self) -> list:
+        """What a file holds: the adapted kernel as one, and the bias."""
+        return [self._kernel] if self.bias is None else [self._kernel, self.bias]
+
+    def save_own_variables(self, store: dict) -> None:
+        """Write the kernel, with its adaptation merged in, and the bias."""
+        if self.built:
+            for index, variable in enumerate([self.kernel, *self.saved_variables()[1:]]):
+                store[str(index)] = variable
+
+    def load_own_variables(self, store: dict) -> None:
+        """Read kernel and bias; an adaptation starts from no change again."""
+        if not self.lora_enabled:
+            super().load_own_variables(store)
+            return
+        for index, variable in enumerate(self.saved_variables()):
+            variable.assign(store[str(index)])
+        self.lora_kernel_a.assign(ops.zeros(self.lora_kernel_a.shape))
+        self.lora_kernel_b.assign(ops.zeros(self.lora_kernel_b.shape))
+
+    def adaptation_config(self) -> dict:
+        """The constructor's arguments of the adaptation, where there is one."""
+        return {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha} if self.lora_rank else {}
+
+
 @keras.saving.register_keras_serializable(package="layers")
-class Dense(keras.Layer):
+class Dense(LowRankAdaptation, keras.Layer):
     """Fully connected layer.
 
         y = activation(x W + b),    W: (inputs, units), b: (units,)
@@ -22,6 +129,7 @@ class Dense(keras.Layer):
         kernel_regularizer, bias_regularizer: penalties on W and b.
         activity_regularizer: penalty on the output.
         kernel_constraint, bias_constraint: projections of W and b after each optimizer step.
+        lora_rank, lora_alpha: rank and scale of a low-rank change that is trained instead of W.
 
     Call arguments:
         inputs: tensor of shape (batch, ..., inputs).
@@ -45,6 +153,8 @@ class Dense(keras.Layer):
         activity_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
         **kwargs: Any,
     ):
         if not isinstance(units, int) or units <= 0:
@@ -61,12 +171,13 @@ class Dense(keras.Layer):
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.set_adaptation(lora_rank, lora_alpha)
         self.input_spec = keras.InputSpec(min_ndim=2)
         self.supports_masking = True
 
     def build(self, input_shape: tuple) -> None:
         """Make W and b for inputs of this shape."""
-        self.kernel = self.add_weight(
+        self._kernel = self.add_weight(
             name="kernel",
             shape=(input_shape[-1], self.units),
             initializer=self.kernel_initializer,
@@ -83,6 +194,7 @@ class Dense(keras.Layer):
                 constraint=self.bias_constraint,
             )
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+        self.adapt_if_asked()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the layer."""
@@ -97,7 +209,7 @@ class Dense(keras.Layer):
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""
-        return super().get_config() | {
+        config = super().get_config() | {
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
@@ -109,3 +221,4 @@ class Dense(keras.Layer):
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
+        return config | self.adaptation_config()

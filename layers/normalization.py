@@ -45,6 +45,18 @@ def masked_moments(inputs: Any, mask: Any, axes: list) -> tuple[Any, Any]:
     return mean, ops.sum(ops.square(deviation), axis=axes, keepdims=True) / count
 
 
+def normalized(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """Y = gamma (x - mean) / sqrt(variance + epsilon) + beta; None stands for gamma = 1, beta = 0."""
+    factor = ops.rsqrt(variance + epsilon)
+    if gamma is not None:
+        factor = factor * gamma
+    # Factor and offset are small: the large tensor is read twice only.
+    offset = -mean * factor
+    if beta is not None:
+        offset = offset + beta
+    return inputs * factor + offset
+
+
 class Normalization(keras.Layer):
     """What batch, layer and group normalization share: gamma, beta and their description."""
 
@@ -130,6 +142,47 @@ class Normalization(keras.Layer):
         }
 
 
+def spanned(axis: int | list, input_shape: tuple) -> tuple[list, tuple, list]:
+    """What weights over these axes need.
+
+    Returns:
+        The axes in order, their sizes, and the shape that broadcasts the weights against the input.
+    """
+    axes = sorted(a % len(input_shape) for a in ([axis] if isinstance(axis, int) else axis))
+    sizes = tuple(input_shape[a] for a in axes)
+    return axes, sizes, [input_shape[a] if a in axes else 1 for a in range(len(input_shape))]
+
+
+def checked_clipping(bounds: dict | None) -> dict:
+    """Batch renormalization's bounds, an empty dict for none.
+
+    Raises:
+        ValueError: for unknown keys or bounds that exclude each other.
+    """
+    bounds = bounds or {}
+    keys = ["rmax", "rmin", "dmax"]
+    if set(bounds) - set(keys):
+        raise ValueError(
+            f"Received invalid keys for `renorm_clipping` argument: {bounds}. Supported values: {keys}."
+        )
+    rmax, rmin, dmax = (bounds.get(key) for key in keys)
+    if rmax is not None and rmin is not None and rmax < rmin:
+        raise ValueError(
+            "rmax should be greater than rmin in the `renorm_clipping` argument. "
+            f"Received: rmax={rmax}, rmin={rmin}."
+        )
+    if dmax is not None and dmax < 0:
+        raise ValueError(
+            f"dmax should be non-negative in the `renorm_clipping` argument. Received: dmax={dmax}."
+        )
+    return bounds
+
+
+def follow(moving: keras.Variable, batch: Any, momentum: float) -> None:
+    """One step of a running mean: moving = momentum moving + (1 - momentum) batch."""
+    moving.assign(moving * momentum + ops.cast(batch, moving.dtype) * (1.0 - momentum))
+
+
 def single_precision(inputs: Any) -> Any:
     """At least float32: statistics of half-precision inputs overflow."""
     return ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
@@ -145,6 +198,10 @@ class BatchNormalization(Normalization):
     moving = momentum moving + (1 - momentum) batch. At inference, and where `trainable` is False, the moving
     ones are used. The mask passes through.
 
+    Batch renormalization (`renorm`) makes training see what inference will see: x is normalized with the
+    batch's statistics, then moved by r = stddev / renorm_stddev and d = (mean - renorm_mean) / renorm_stddev,
+    through which no gradient flows:  y = gamma (r (x - mean) / stddev + d) + beta.
+
     Args:
         axis: the channel axis, which keeps its own statistics.
         momentum: how much of the moving statistics a step keeps.
@@ -153,6 +210,10 @@ class BatchNormalization(Normalization):
         beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer: how the
             weights start.
         beta_regularizer, gamma_regularizer, beta_constraint, gamma_constraint: as in `Dense`.
+        renorm: whether to renormalize.
+        renorm_clipping: bounds of the correction: a dict with any of "rmin", "rmax" and "dmax".
+        renorm_momentum: how much of renorm_mean and renorm_stddev a step keeps.
+        synchronized: statistics across devices; not available here.
 
     Call arguments:
         inputs: tensor of any rank, say (batch, height, width, channels).
@@ -163,10 +224,12 @@ class BatchNormalization(Normalization):
         Tensor of the input's shape.
 
     Raises:
-        ValueError: if the mask has the wrong rank.
+        ValueError: if the mask has the wrong rank, the clipping unknown keys or contradictory bounds, or
+            `synchronized` is set.
 
     Reference:
         Ioffe & Szegedy, 2015, Batch normalization, arXiv:1502.03167.
+        Ioffe, 2017, Batch renormalization, arXiv:1702.03275.
     """
 
     def __init__(
@@ -184,8 +247,14 @@ class BatchNormalization(Normalization):
         gamma_regularizer: Any = None,
         beta_constraint: Any = None,
         gamma_constraint: Any = None,
+        renorm: bool = False,
+        renorm_clipping: dict | None = None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
         **kwargs: Any,
     ):
+        if synchronized:
+            raise ValueError("synchronized=True is not supported: statistics are those of one device.")
         super().__init__(
             int(axis),
             float(epsilon),
@@ -202,39 +271,66 @@ class BatchNormalization(Normalization):
         self.momentum = float(momentum)
         self.moving_mean_initializer = keras.initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = keras.initializers.get(moving_variance_initializer)
+        self.renorm = renorm
+        self.renorm_clipping = checked_clipping(renorm_clipping) if renorm else renorm_clipping
+        self.renorm_momentum = renorm_momentum
+        self.synchronized = synchronized
 
     def build(self, input_shape: tuple) -> None:
         """Make gamma, beta and the moving statistics, one entry a channel."""
         check_axis(self.axis, input_shape)
         channels = input_shape[self.axis]
         self.add_affine((channels,))
-        self.moving_mean = self.add_weight(
-            name="moving_mean",
-            shape=(channels,),
-            initializer=self.moving_mean_initializer,
-            trainable=False,
-            autocast=False,
+        self.moving_mean = self.add_statistic("moving_mean", channels, self.moving_mean_initializer)
+        self.moving_variance = self.add_statistic(
+            "moving_variance", channels, self.moving_variance_initializer
         )
-        self.moving_variance = self.add_weight(
-            name="moving_variance",
-            shape=(channels,),
-            initializer=self.moving_variance_initializer,
-            trainable=False,
-            autocast=False,
-        )
+        if self.renorm:
+            # With renormalization the moving average is the deviation's, as in the paper.
+            self.moving_stddev = self.add_statistic("moving_stddev", channels, self.initial_stddev)
+            self.renorm_mean = self.add_statistic("renorm_mean", channels, self.moving_mean_initializer)
+            self.renorm_stddev = self.add_statistic("renorm_stddev", channels, self.initial_stddev)
         self.input_spec = keras.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
         self.reduced = [a for a in range(len(input_shape)) if a != self.axis % len(input_shape)]
 
-    def batch_moments(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
-        """The batch's mean and variance, of length 1 along all axes but the channels'."""
-        if mask is None:
-            return moments(inputs, self.reduced)
-        return masked_moments(inputs, mask, self.reduced)
+    def add_statistic(self, name: str, channels: int, initializer: Any) -> keras.Variable:
+        """A running statistic: float32, one entry a channel, not trained."""
+        return self.add_weight(
+            name=name, shape=(channels,), initializer=initializer, trainable=False, autocast=False
+        )
 
-    def follow(self, moving: keras.Variable, batch: Any) -> None:
-        """Move a moving statistic towards the batch's."""
-        batch = ops.cast(ops.reshape(batch, (-1,)), moving.dtype)
-        moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+    def initial_stddev(self, shape: tuple, dtype: str | None = None) -> Any:
+        """The root of the initial variance."""
+        return ops.sqrt(self.moving_variance_initializer(shape, dtype=dtype))
+
+    def renormalization(self, mean: Any, stddev: Any) -> tuple[Any, Any]:
+        """The correction (r, d), clipped and without gradient."""
+        reference = ops.reshape(ops.cast(self.renorm_stddev, mean.dtype), mean.shape)
+        reference = ops.maximum(reference, self.epsilon**0.5)
+        r = stddev / reference
+        d = (mean - ops.reshape(ops.cast(self.renorm_mean, mean.dtype), mean.shape)) / reference
+        bounds = self.renorm_clipping
+        if bounds.get("rmin") is not None:
+            r = ops.maximum(r, bounds["rmin"])
+        if bounds.get("rmax") is not None:
+            r = ops.minimum(r, bounds["rmax"])
+        if bounds.get("dmax") is not None:
+            d = ops.clip(d, -bounds["dmax"], bounds["dmax"])
+        return ops.stop_gradient(r), ops.stop_gradient(d)
+
+    def learn(self, mean: Any, variance: Any) -> None:
+        """Move the running statistics towards the batch's."""
+        mean, variance = ops.reshape(mean, (-1,)), ops.reshape(variance, (-1,))
+        follow(self.moving_mean, mean, self.momentum)
+        if not self.renorm:
+            follow(self.moving_variance, variance, self.momentum)
+            return
+        stddev = ops.sqrt(variance + self.epsilon)
+        follow(self.renorm_mean, mean, self.renorm_momentum)
+        follow(self.renorm_stddev, stddev, self.renorm_momentum)
+        follow(self.moving_stddev, stddev, self.momentum)
+        # Rounding may take the difference below zero.
+        self.moving_variance.assign(ops.relu(ops.square(self.moving_stddev) - self.epsilon))
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Apply the layer."""
@@ -246,14 +342,22 @@ class BatchNormalization(Normalization):
         inputs = single_precision(inputs)
         shape = [1] * len(inputs.shape)
         shape[self.axis] = -1
+        gamma, beta = self.affine(shape, inputs.dtype)
         if training and self.trainable:
-            mean, variance = self.batch_moments(inputs, mask)
-            self.follow(self.moving_mean, mean)
-            self.follow(self.moving_variance, variance)
+            if mask is None:
+                mean, variance = moments(inputs, self.reduced)
+            else:
+                mean, variance = masked_moments(inputs, mask, self.reduced)
+            if self.renorm:
+                r, d = self.renormalization(mean, ops.sqrt(variance + self.epsilon))
+                gamma, offset = (r, d) if gamma is None else (r * gamma, d * gamma)
+                beta = offset if beta is None else offset + beta
+            self.learn(mean, variance)
         else:
             mean = ops.reshape(ops.cast(self.moving_mean, inputs.dtype), shape)
             variance = ops.reshape(ops.cast(self.moving_variance, inputs.dtype), shape)
-        return ops.cast(self.normalize(inputs, mean, variance, shape), self.compute_dtype)
+        outputs = normalized(inputs, mean, variance, gamma, beta, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""
@@ -261,4 +365,256 @@ class BatchNormalization(Normalization):
             "momentum": self.momentum,
             "moving_mean_initializer": keras.initializers.serialize(self.moving_mean_initializer),
             "moving_variance_initializer": keras.initializers.serialize(self.moving_variance_initializer),
+            "renorm": self.renorm,
+            "renorm_clipping": self.renorm_clipping,
+            "renorm_momentum": self.renorm_momentum,
+            "synchronized": self.synchronized,
         }
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class LayerNormalization(Normalization):
+    """Normalizes each example by itself.
+
+        y = gamma (x - mean) / sqrt(variance + epsilon) + beta
+
+    with mean and variance over `axis`, which gamma and beta span. The mask passes through.
+
+    Args:
+        axis: an axis or several, normalized together.
+        epsilon: added to the variance.
+        center, scale: whether there is a beta, a gamma.
+        beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer, beta_constraint,
+            gamma_constraint: as in `Dense`.
+        rms_scaling: Keras' deprecated name for something else; use `RMSNormalization`.
+
+    Call arguments:
+        inputs: tensor of any rank, say (batch, steps, features).
+
+    Returns:
+        Tensor of the input's shape.
+
+    Raises:
+        TypeError: if `axis` is neither an integer nor a list of integers.
+        ValueError: if `rms_scaling` is set.
+
+    Reference:
+        Ba et al., 2016, Layer normalization, arXiv:1607.06450.
+    """
+
+    def __init__(
+        self,
+        axis: int | list = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        rms_scaling: bool = False,
+        **kwargs: Any,
+    ):
+        if not isinstance(axis, (int, list, tuple)):
+            raise TypeError(
+                f"Expected an int or a list/tuple of ints for the argument 'axis', but received: {axis!r}"
+            )
+        if rms_scaling:
+            raise ValueError("`rms_scaling` is deprecated and not supported: use `RMSNormalization`.")
+        super().__init__(
+            axis if isinstance(axis, int) else list(axis),
+            epsilon,
+            center,
+            scale,
+            beta_initializer,
+            gamma_initializer,
+            beta_regularizer,
+            gamma_regularizer,
+            beta_constraint,
+            gamma_constraint,
+            **kwargs,
+        )
+        # Statistics are taken from the input as it comes, before any rounding to half precision.
+        self.autocast = False
+
+    def build(self, input_shape: tuple) -> None:
+        """Make gamma and beta over the normalized axes."""
+        check_axis(self.axis, input_shape)
+        self.reduced, sizes, self.broadcast = spanned(self.axis, input_shape)
+        self.add_affine(sizes)
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        inputs = single_precision(inputs)
+        mean, variance = moments(inputs, self.reduced)
+        gamma, beta = self.affine(self.broadcast, inputs.dtype)
+        outputs = normalized(inputs, mean, variance, gamma, beta, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"rms_scaling": False}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class GroupNormalization(Normalization):
+    """Normalizes groups of channels of each example by themselves.
+
+        y = gamma (x - mean) / sqrt(variance + epsilon) + beta
+
+    with mean and variance over all positions and the channels of one group; gamma and beta have one entry a
+    channel. It does not depend on the batch. The mask passes through.
+
+    Args:
+        groups: number of groups; -1 makes every channel its own (instance normalization).
+        axis: the channel axis.
+        epsilon: added to the variance.
+        center, scale: whether there is a beta, a gamma.
+        beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer, beta_constraint,
+            gamma_constraint: as in `Dense`.
+
+    Call arguments:
+        inputs: tensor of shape (batch, ..., channels), or as `axis` says.
+
+    Returns:
+        Tensor of the input's shape.
+
+    Raises:
+        ValueError: if `groups` is not a positive divisor of the channels, or these are unknown.
+
+    Reference:
+        Wu & He, 2018, Group normalization, arXiv:1803.08494.
+    """
+
+    def __init__(
+        self,
+        groups: int = 32,
+        axis: int = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(groups, int) or (groups <= 0 and groups != -1):
+            raise ValueError(
+                "Received an invalid value for argument `groups`, expected a positive integer (or `-1` for "
+                f"instance normalization). Received: groups={groups}"
+            )
+        super().__init__(
+            axis,
+            epsilon,
+            center,
+            scale,
+            beta_initializer,
+            gamma_initializer,
+            beta_regularizer,
+            gamma_regularizer,
+            beta_constraint,
+            gamma_constraint,
+            **kwargs,
+        )
+        self.autocast = False
+        self.groups = groups
+
+    def build(self, input_shape: tuple) -> None:
+        """Make gamma and beta, one entry a channel."""
+        check_axis(self.axis, input_shape)
+        channels = input_shape[self.axis]
+        if channels is None:
+            raise ValueError(
+                f"Axis {self.axis} of input tensor should have a defined dimension but the layer received "
+                f"an input with shape {input_shape}."
+            )
+        if self.groups == -1:
+            self.groups = channels
+        if channels < self.groups:
+            raise ValueError(
+                f"Number of groups ({self.groups}) cannot be more than the number of channels ({channels})."
+            )
+        if channels % self.groups != 0:
+            raise ValueError(
+                f"Number of groups ({self.groups}) must be a multiple of the number of channels ({channels})."
+            )
+        self.input_spec = keras.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
+        self.add_affine((channels,))
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        shape = ops.shape(inputs)
+        axis = self.axis % len(shape)
+        channels = shape[axis]
+        within = channels // self.groups
+        values = single_precision(inputs)
+        grouped = ops.reshape(values, (*shape[:axis], self.groups, within, *shape[axis + 1 :]))
+        reduced = [a for a in range(1, len(shape) + 1) if a != axis]
+        spread = [1, *(within if a == axis + 1 else 1 for a in range(1, len(shape) + 1))]
+        flat = [-1, *(channels if a == axis else 1 for a in range(1, len(shape)))]
+        # One number a group, repeated for its channels: small tensors of shape (batch, 1, ..., channels).
+        mean, variance = (ops.reshape(ops.tile(m, spread), flat) for m in moments(grouped, reduced))
+        gamma, beta = self.affine([1, *flat[1:]], values.dtype)
+        outputs = normalized(values, mean, variance, gamma, beta, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"groups": self.groups}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class RMSNormalization(keras.Layer):
+    """Divides each example by its root mean square.
+
+        y = scale x / sqrt(mean(x^2) + epsilon)
+
+    with the mean over `axis`, which `scale` spans: layer normalization without the mean and beta.
+
+    Args:
+        axis: an axis or several, normalized together.
+        epsilon: added to the mean square.
+
+    Call arguments:
+        inputs: tensor of any rank, say (batch, steps, features).
+
+    Returns:
+        Tensor of the input's shape.
+
+    Reference:
+        Zhang & Sennrich, 2019, Root mean square layer normalization, arXiv:1910.07467.
+    """
+
+    def __init__(self, axis: int | list = -1, epsilon: float = 1e-6, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.epsilon = epsilon
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple) -> None:
+        """Make the scale over the normalized axes."""
+        check_axis(self.axis, input_shape)
+        self.reduced, sizes, self.broadcast = spanned(self.axis, input_shape)
+        self.scale = self.add_weight(name="scale", shape=sizes, initializer="ones")
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        values = single_precision(inputs)
+        square = ops.mean(ops.square(values), axis=self.reduced, keepdims=True)
+        factor = ops.rsqrt(square + self.epsilon)
+        scale = ops.reshape(ops.cast(self.scale, values.dtype), self.broadcast)
+        return ops.cast(values * factor * scale, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """The input's shape."""
+        check_axis(self.axis, input_shape)
+        return input_shape
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"axis": self.axis, "epsilon": self.epsilon}
