@@ -8,7 +8,6 @@ from .attention import AdditiveAttention as AdditiveAttention
 from .attention import Attention as Attention
 from .attention import LuongAttention as LuongAttention
 from .attention import scaled_dot_product_attention as scaled_dot_product_attention
-from .attention import softmax as softmax
 from .convolution import Conv1D as Conv1D
 from .convolution import Conv2D as Conv2D
 from .convolution import Conv2DTranspose as Conv2DTranspose

@@ -815,7 +815,7 @@ class WaveNetBlock(keras.Layer):
         condition: None, or a tensor of shape (batch, features).
 
     Returns:
-        Two tensors: residual (batch, steps, filters) and skip (batch, steps, skip_filters).
+        List of two tensors: residual (batch, steps, filters) and skip (batch, steps, skip_filters).
 
     Raises:
         ValueError: if the input does not have `filters` channels.
@@ -871,7 +871,7 @@ class WaveNetBlock(keras.Layer):
             )
             self.projection.build(condition_shape)
 
-    def call(self, inputs: Any, condition: Any = None) -> tuple[Any, Any]:
+    def call(self, inputs: Any, condition: Any = None) -> list:
         """Apply the block."""
         gates = self.gates(inputs)  # (batch, steps, 2 filters)
         if condition is not None:
@@ -879,7 +879,7 @@ class WaveNetBlock(keras.Layer):
         content, gate = ops.split(gates, 2, axis=-1)
         outputs = self.outputs(ops.tanh(content) * ops.sigmoid(gate))
         residual, skip = ops.split(outputs, [self.filters], axis=-1)
-        return inputs + residual, skip
+        return [inputs + residual, skip]
 
     def compute_output_shape(self, inputs_shape: tuple, condition_shape: tuple | None = None) -> list:
         """Shapes of the residual and the skip output."""

@@ -46,7 +46,7 @@ def masked_moments(inputs: Any, mask: Any, axes: list) -> tuple[Any, Any]:
 
 
 def normalized(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
-    """Y = gamma (x - mean) / sqrt(variance + epsilon) + beta; None stands for gamma = 1, beta = 0."""
+    """The map gamma (x - mean) / sqrt(variance + epsilon) + beta; None stands for gamma 1, beta 0."""
     factor = ops.rsqrt(variance + epsilon)
     if gamma is not None:
         factor = factor * gamma
@@ -110,16 +110,11 @@ class Normalization(keras.Layer):
                 autocast=False,
             )
 
-    def normalize(self, inputs: Any, mean: Any, variance: Any, shape: list) -> Any:
-        """Gamma (x - mean) / sqrt(variance + epsilon) + beta, with gamma and beta in this shape."""
-        factor = ops.rsqrt(variance + self.epsilon)
-        if self.scale:
-            factor = factor * ops.reshape(ops.cast(self.gamma, inputs.dtype), shape)
-        # Factor and offset are small: the large tensor is read twice only.
-        offset = -mean * factor
-        if self.center:
-            offset = offset + ops.reshape(ops.cast(self.beta, inputs.dtype), shape)
-        return inputs * factor + offset
+    def affine(self, shape: list, dtype: str) -> tuple[Any, Any]:
+        """Gamma and beta in this shape and dtype, None where they are not wanted."""
+        gamma = ops.reshape(ops.cast(self.gamma, dtype), shape) if self.scale else None
+        beta = ops.reshape(ops.cast(self.beta, dtype), shape) if self.center else None
+        return gamma, beta
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The input's shape."""

@@ -27,7 +27,7 @@ def test_generic_check_against_the_twin(name, rng, tmp_path):
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_weights_are_those_of_keras(name, rng):
-    make, shape = RANDOM[name]
+    make, _ = RANDOM[name]
     ours, theirs = make(layers), make(keras.layers)
     assert ours.weights == [] and ours.get_weights() == []
     ours.set_weights(theirs.get_weights())

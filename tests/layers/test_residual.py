@@ -21,7 +21,7 @@ BLOCKS = {
     "PreActivationBlock": lambda **k: layers.PreActivationBlock(6, 2, "gelu", shortcut="projection", **k),
     "DenseBlock": lambda **k: layers.DenseBlock(2, 3, dropout_rate=0.1, **k),
     "TransitionBlock": lambda **k: layers.TransitionBlock(**k),
-    "InceptionModule": lambda **k: layers.InceptionModule(1, 2, 3, 2, 2, 1, batch_normalization=True, **k),
+    "InceptionModule": lambda **k: layers.InceptionModule(1, 2, 3, 2, 2, 1, True, "gelu", **k),
     "SqueezeExcite": lambda **k: layers.SqueezeExcite(0.5, activation="tanh", **k),
     "MBConv": lambda **k: layers.MBConv(4, expansion=2, drop_rate=0.2, **k),
 }
@@ -29,7 +29,6 @@ BLOCKS = {
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_generic_check(name, rng, tmp_path):
-    # The last activation is relu in some: a shifted input keeps every weight's gradient alive.
     check_layer(BLOCKS[name], image(rng), tmp_path)
 
 
@@ -62,9 +61,9 @@ def test_basic_block_is_its_equation(rng):
 
 def test_basic_block_projects_where_the_shape_changes(rng):
     def build(x):
-        y = K.BatchNormalization()(conv(6, 3, 2)(x))
-        y = K.BatchNormalization()(conv(6, 3)(K.ReLU()(y)))
-        return K.ReLU()(K.BatchNormalization()(conv(6, 1, 2)(x)) + y)
+        branch = [conv(6, 3, 2), K.BatchNormalization(), K.ReLU(), conv(6, 3), K.BatchNormalization()]
+        y = keras.Sequential(branch)(x)
+        return K.ReLU()(y + keras.Sequential([conv(6, 1, 2), K.BatchNormalization()])(x))
 
     spelled_out(layers.BasicBlock(6, 2, shortcut="projection"), build, rng, training=True)
 
@@ -89,8 +88,8 @@ def test_bottleneck_is_its_equation(rng):
 def test_pre_activation_projects_the_activated_input(rng):
     def build(x):
         active = K.ReLU()(K.BatchNormalization()(x))
-        y = K.ReLU()(K.BatchNormalization()(conv(6, 3, 2)(active)))
-        return conv(6, 3)(y) + conv(6, 1, 2)(active)
+        y = keras.Sequential([conv(6, 3, 2), K.BatchNormalization(), K.ReLU(), conv(6, 3)])(active)
+        return y + keras.Sequential([conv(6, 1, 2)])(active)
 
     spelled_out(layers.PreActivationBlock(6, 2, shortcut="projection"), build, rng)
 
