@@ -54,3 +54,14 @@ from .residual import MBConv as MBConv
 from .residual import PreActivationBlock as PreActivationBlock
 from .residual import SqueezeExcite as SqueezeExcite
 from .residual import TransitionBlock as TransitionBlock
+from .recurrent import GRU as GRU
+from .recurrent import LSTM as LSTM
+from .recurrent import RNN as RNN
+from .recurrent import Bidirectional as Bidirectional
+from .recurrent import GRUCell as GRUCell
+from .recurrent import LSTMCell as LSTMCell
+from .recurrent import PeepholeLSTM as PeepholeLSTM
+from .recurrent import PeepholeLSTMCell as PeepholeLSTMCell
+from .recurrent import SimpleRNN as SimpleRNN
+from .recurrent import SimpleRNNCell as SimpleRNNCell
+from .recurrent import StackedRNNCells as StackedRNNCells
