@@ -1,0 +1,245 @@
+"""LeNet on MNIST in NumPy: a convolutional network on an engine of a thousand lines.
+
+Question: is a convolution anything but a matrix product? Here it is one: `unfold` lays the windows of the
+    image
+beside each other, BLAS multiplies, and the gradient comes from the transposes of both (layers/autograd/ops).
+
+    python -m recipes.numpy_cnn --backend numpy --dataset mnist
+
+Expected: 99.0 % on the test images (seeds, duration and hardware: results/numpy/README.md), under 5 minutes
+    on
+two CPU cores. Without the download: `--dataset digits`, 8x8 pixels enlarged to 16x16.
+
+Figures: learning_curves, filters (kernels of the first layer), feature_maps (a digit on its way through the
+layers), errors (the most confident ones).
+
+Reference: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998.
+
+Differences from LeNet-5: ReLU instead of a scaled tanh, max-pooling instead of a trained average, all maps
+of the second convolution see all of the first, a softmax instead of radial basis functions, Adam instead of a
+diagonal Levenberg-Marquardt step, no enlargement to 32x32 but zeros around the first convolution.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from layers.autograd import no_grad, ops
+from layers.autograd.nn import Conv2D, Dense, Flatten, MaxPooling2D, Module, Sequential
+from layers.autograd.nn.losses import sparse_categorical_crossentropy
+from layers.autograd.optim import Adam, clip_by_global_norm
+from layers.autograd.schedules import cosine_decay
+from recipes.engine import launch
+from recipes.engine.config import RunConfig
+from recipes.engine.data import Dataset, Split, load
+from recipes.engine.tracking import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Settings of the network and its training."""
+
+    backend: Literal["numpy"] = "numpy"
+    """Only NumPy: this recipe needs no framework."""
+    precision: Literal["float32"] = "float32"
+    """Type of weights and activations."""
+    dataset: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
+    """Images: mnist and fashion_mnist by TensorFlow Datasets, digits built in."""
+    epochs: int = 6
+    """Passes over the training data."""
+    learning_rate: float = 2e-3
+    """Step size at the start; it falls to 0 along a cosine."""
+    clip_norm: float = 5.0
+    """Largest norm of the gradient; longer ones are shortened to it."""
+
+    @classmethod
+    def small(cls, **changes: Any) -> Config:
+        """Built-in data, a few seconds."""
+        return cls(**{"dataset": "digits", "epochs": 4, "batch_size": 32, "learning_rate": 4e-3, **changes})
+
+
+def build_model(config: Config, shape: tuple[int, ...], classes: int) -> Sequential:
+    """LeNet: two convolutions with pooling, three dense layers."""
+    rng = np.random.default_rng(config.seed)
+    he = {"kernel_initializer": "he_normal", "rng": rng}
+    model = Sequential(
+        [
+            Conv2D(6, 5, padding="same", activation="relu", **he),  # (N, 28, 28, 6)
+            MaxPooling2D(2),  # (N, 14, 14, 6)
+            Conv2D(
+                16, 5, padding="valid" if shape[0] >= 28 else "same", activation="relu", **he
+            ),  # (N, 10, 10, 16)
+            MaxPooling2D(2),  # (N, 5, 5, 16)
+            Flatten(),
+            Dense(120, "relu", **he),
+            Dense(84, "relu", **he),
+            Dense(classes, rng=rng),
+        ]
+    )
+    model(np.zeros((1, *shape), np.float32))
+    return model
+
+
+def prepared(split: Split, mean: float, deviation: float) -> Split:
+    """Standardized float32 images (N, H, W, 1), those of 8x8 pixels enlarged to 16x16."""
+    x = ((split.x - mean) / deviation).astype(np.float32)
+    if x.shape[1] < 16:
+        x = x.repeat(2, axis=1).repeat(2, axis=2)
+    return Split(x, split.y)
+
+
+def batches(split: Split, size: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """One epoch in an order fixed by seed and epoch; an incomplete last batch is left out."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(split))
+    for start in range(0, len(order) - size + 1, size):
+        chosen = order[start : start + size]
+        yield split.x[chosen], split.y[chosen]
+
+
+def probabilities(model: Module, x: np.ndarray) -> np.ndarray:
+    """The network's class probabilities, (N, classes)."""
+    with no_grad():
+        return np.concatenate([ops.softmax(model(x[i : i + 500])).data for i in range(0, len(x), 500)])
+
+
+def evaluate(model: Module, split: Split) -> dict[str, float]:
+    """Mean cross-entropy and accuracy on a split."""
+    p = probabilities(model, split.x)
+    likelihood = np.maximum(p[np.arange(len(split)), split.y], 1e-12)
+    return {"loss": float(-np.log(likelihood).mean()), "accuracy": float((p.argmax(1) == split.y).mean())}
+
+
+def train(config: Config, run: Run) -> dict[str, float]:
+    """Train LeNet and draw what it learned; returns the final metrics."""
+    data = load(config.dataset, config.data_dir)
+    run.tags({"dataset.fingerprint": data.fingerprint})
+    mean, deviation = float(data.train.x.mean()), float(data.train.x.std())
+    training, validation, test = (
+        prepared(split, mean, deviation) for split in (data.train, data.validation, data.test)
+    )
+    model = build_model(config, training.x.shape[1:], len(data.labels))
+    batch_size = min(config.batch_size, len(training))
+    per_epoch = len(training) // batch_size
+    optimizer = Adam(model.weights, cosine_decay(config.learning_rate, config.epochs * per_epoch))
+
+    history: dict[str, list[float]] = {"step": []}
+    step = 0
+    for epoch in range(config.epochs):
+        start, total, norms = time.perf_counter(), 0.0, 0.0
+        for x, y in batches(training, batch_size, config.seed, epoch):
+            optimizer.zero_grad()
+            loss = sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True).mean()
+            loss.backward()
+            norms += clip_by_global_norm(model.weights, config.clip_norm) / per_epoch
+            optimizer.step()
+            total += loss.item() / per_epoch
+            step += 1
+        found = {
+            "train/loss": total,
+            "images_per_second": per_epoch * batch_size / (time.perf_counter() - start),
+            "grad_norm/global": norms,
+            "lr": optimizer.rate,
+            **{f"val/{k}": v for k, v in evaluate(model, validation).items()},
+            **{f"weight_norm/{path}": float(np.linalg.norm(w.data)) for path, w in model.named_weights()},
+        }
+        run.metrics(found, step)
+        history["step"].append(step)
+        for name, value in found.items():
+            history.setdefault(name, []).append(value)
+        print(
+            f"epoch {epoch + 1}/{config.epochs}  train loss {total:.4f}  "
+            f"val accuracy {found['val/accuracy']:.4f}",
+            flush=True,
+        )
+
+    final = {f"test/{k}": v for k, v in evaluate(model, test).items()}
+    final |= {name: history[name][-1] for name in ("train/loss", "val/loss", "val/accuracy")}
+    run.figure("learning_curves", curves_figure(history))
+    run.figure("filters", filters_figure(model.layers[0].kernel.data))
+    run.figure("feature_maps", maps_figure(model, test.x[:1]))
+    run.figure("errors", errors_figure(data, probabilities(model, test.x)))
+    return final
+
+
+def curves_figure(history: dict[str, list[float]]) -> Figure:
+    """Losses, accuracy, and the norm of the gradient over the steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    steps = history["step"]
+    left.semilogy(steps, history["train/loss"], ".-", label="train")
+    left.semilogy(steps, history["val/loss"], ".-", label="validation")
+    left.set(title="Loss", xlabel="step")
+    left.legend()
+    middle.plot(steps, history["val/accuracy"], "C2.-")
+    middle.set(title="Validation accuracy", xlabel="step")
+    right.plot(steps, history["grad_norm/global"], "C3.-")
+    right.set(title="Mean gradient norm of an epoch", xlabel="step")
+    return figure
+
+
+def filters_figure(kernel: np.ndarray) -> Figure:
+    """The first layer's kernels (h, w, 1, filters): blue excites, red inhibits."""
+    from matplotlib.figure import Figure
+
+    filters = kernel.shape[3]
+    figure = Figure(figsize=(1.7 * filters, 2.2), layout="constrained")
+    for i, axis in enumerate(figure.subplots(1, filters)):
+        limit = np.abs(kernel[..., i]).max()
+        axis.imshow(kernel[:, :, 0, i], cmap="RdBu", vmin=-limit, vmax=limit)
+        axis.axis("off")
+    figure.suptitle("Kernels of the first convolution")
+    return figure
+
+
+def maps_figure(model: Sequential, image: np.ndarray) -> Figure:
+    """One image after every layer that keeps it an image, a column a channel."""
+    from matplotlib.figure import Figure
+
+    stages = [("input", image)]
+    with no_grad():
+        for layer in model.layers[:4]:
+            stages.append((type(layer).__name__, layer(stages[-1][1]).data))
+    figure = Figure(figsize=(14, 5.4), layout="constrained")
+    axes = figure.subplots(len(stages), 16)
+    for row, (name, maps) in zip(axes, stages, strict=True):
+        for channel, axis in enumerate(row):
+            axis.axis("off")
+            if channel < maps.shape[3]:
+                axis.imshow(maps[0, :, :, channel], cmap="gray_r" if name == "input" else "viridis")
+        row[0].set_title(f"{name} {maps.shape[1]}x{maps.shape[2]}x{maps.shape[3]}", fontsize=9, loc="left")
+    figure.suptitle("A digit on its way through the network")
+    return figure
+
+
+def errors_figure(data: Dataset, p: np.ndarray) -> Figure:
+    """The test images that were misread with the greatest confidence."""
+    from matplotlib.figure import Figure
+
+    wrong = np.flatnonzero(p.argmax(1) != data.test.y)
+    worst = wrong[np.argsort(-p[wrong].max(1))][:24]
+    figure = Figure(figsize=(12, 5.6), layout="constrained")
+    axes = figure.subplots(3, 8).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for axis, i in zip(axes, worst, strict=False):
+        guess = int(p[i].argmax())
+        axis.imshow(data.test.x[i, ..., 0], cmap="gray_r")
+        axis.set_title(
+            f"{data.labels[data.test.y[i]]}, read as {data.labels[guess]} ({p[i, guess]:.0%})", fontsize=9
+        )
+    figure.suptitle(f"The most confident of {len(wrong)} errors in {len(p)} test images")
+    return figure
+
+
+if __name__ == "__main__":
+    launch.main(Config, train)
