@@ -17,6 +17,8 @@ from .convolution import WaveNetBlock as WaveNetBlock
 from .dense import Dense as Dense
 from .multi_head_attention import GroupedQueryAttention as GroupedQueryAttention
 from .multi_head_attention import MultiHeadAttention as MultiHeadAttention
+from .images import ImageStandardization as ImageStandardization
+from .images import SpaceToDepth as SpaceToDepth
 from .normalization import BatchNormalization as BatchNormalization
 from .normalization import GroupNormalization as GroupNormalization
 from .normalization import LayerNormalization as LayerNormalization

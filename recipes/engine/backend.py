@@ -1,0 +1,125 @@
+"""Choosing the backend before Keras loads.
+
+Keras reads KERAS_BACKEND once, when it is imported. So the choice is made by `recipes/__init__.py`, the
+first line of this project that runs, from the command line that Python was started with.
+"""
+
+import ctypes
+import importlib.util
+import os
+import sys
+
+from recipes.engine.errors import RecipeError, unknown, usage_error
+
+BACKENDS = ("jax", "torch", "tensorflow")
+DEFAULT = "jax"
+
+
+def choose_at_start() -> None:
+    """Set KERAS_BACKEND for `python -m recipes.NAME` or `python -m tuning.NAME`; exit 2 if that fails.
+
+    The order is --backend, then KERAS_BACKEND, then jax. A program that merely imports the package keeps
+    whatever Keras would do by itself, with jax as the default.
+    """
+    if not _started_as_command():
+        os.environ.setdefault("KERAS_BACKEND", DEFAULT)
+        return
+    try:
+        choose(sys.orig_argv)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def choose(arguments: list[str]) -> str:
+    """Take the backend from a command line and make this process use it.
+
+    Args:
+        arguments: the words of the command line; `--backend NAME` and `--backend=NAME` are looked for.
+
+    Returns:
+        The name chosen. `numpy`, for recipes on the NumPy engine, needs nothing set up.
+
+    Raises:
+        RecipeError: the name is unknown, or the framework is not installed.
+    """
+    name = _option(arguments, "--backend") or os.environ.get("KERAS_BACKEND") or DEFAULT
+    if name == "numpy":
+        return name
+    if name not in BACKENDS:
+        raise unknown("backend", name, BACKENDS)
+    require_installed(name)
+    os.environ["KERAS_BACKEND"] = name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if name != "tensorflow":
+        keep_tensorflow_out()
+    keep_memory()
+    return name
+
+
+def require_installed(name: str) -> None:
+    """Refuse a backend whose framework is absent, saying how to get it."""
+    if importlib.util.find_spec(name) is None:
+        raise usage_error(
+            f"backend '{name}' is not installed: pip install 'keras-recipes[{name}]', "
+            f"or choose one of {', '.join(installed()) or 'jax, torch, tensorflow'} with --backend"
+        )
+
+
+def installed() -> list[str]:
+    """The backends whose framework can be imported here."""
+    return [name for name in BACKENDS if importlib.util.find_spec(name)]
+
+
+def keep_tensorflow_out() -> None:
+    """Make TensorFlow look absent in this process.
+
+    Keras and MLflow import it whenever they find it (`model.save` does), which costs a JAX or PyTorch
+    run two seconds and 400 MB for nothing.
+    """
+    sys.modules.setdefault("tensorflow", None)
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next step instead of giving it back to the system.
+
+    A training step frees and allocates the same large arrays again and again; with glibc's defaults each
+    of them is mapped, cleared and unmapped anew, which can take half the time of a PyTorch step on CPU.
+    """
+    if sys.platform != "linux":
+        return
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_max, 0)
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """The environment variables that hold every backend to a number of threads."""
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,  # PyTorch, and NumPy's BLAS
+        "OPENBLAS_NUM_THREADS": count,
+        "NPROC": count,  # XLA's CPU client
+        "TF_NUM_INTRAOP_THREADS": count,
+        "TF_NUM_INTEROP_THREADS": count,
+    }
+
+
+def _started_as_command() -> bool:
+    """Whether Python is now looking for the module of `python -m recipes...` or `python -m tuning...`."""
+    if sys.argv[:1] != ["-m"] or "-m" not in sys.orig_argv:
+        return False
+    position = sys.orig_argv.index("-m") + 1
+    return position < len(sys.orig_argv) and sys.orig_argv[position].split(".")[0] in ("recipes", "tuning")
+
+
+def _option(arguments: list[str], flag: str) -> str | None:
+    """The value of a flag, wherever it stands."""
+    for index, word in enumerate(arguments):
+        if word == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None

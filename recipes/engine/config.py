@@ -1,0 +1,152 @@
+"""The fields that every recipe has, and turning words of a command line into values of fields."""
+
+import dataclasses
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from recipes.engine.backend import DEFAULT
+from recipes.engine.errors import unknown, usage_error
+
+
+def _backend() -> str:
+    return os.environ.get("KERAS_BACKEND", DEFAULT)
+
+
+def _data_dir() -> Path | None:
+    return Path(os.environ["TFDS_DATA_DIR"]) if os.environ.get("TFDS_DATA_DIR") else None
+
+
+def _tracking_uri() -> str | None:
+    return os.environ.get("MLFLOW_TRACKING_URI")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every recipe can be told. A recipe's own Config adds its fields and may change defaults."""
+
+    backend: Literal["jax", "torch", "tensorflow"] = field(default_factory=_backend)
+    """Framework that computes; default: KERAS_BACKEND, else jax."""
+    dataset: str = ""
+    """Data to learn from."""
+    data_dir: Path | None = field(default_factory=_data_dir)
+    """Folder of TensorFlow Datasets; default: TFDS_DATA_DIR, else TFDS' own."""
+    epochs: int = 1
+    """Passes over the training data."""
+    batch_size: int = 128
+    """Examples in one optimizer step."""
+    learning_rate: float = 1e-3
+    """Step size; the peak, where a schedule varies it."""
+    seed: int = 0
+    """Fixes initial weights, data order, augmentation and dropout."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Keras' dtype policy: what the layers compute in; the weights stay float32."""
+    experiment: str = ""
+    """MLflow experiment; default: the recipe's name."""
+    tracking_uri: str | None = field(default_factory=_tracking_uri)
+    """MLflow store or server; default: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db."""
+    resume: str | None = None
+    """Identifier of a killed run to go on with (not yet possible: this version refuses it)."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise usage_error(f"{_flag(name)} must be at least 1, not {getattr(self, name)}")
+        # A recipe may leave the learning rate open, to be chosen by its optimizer.
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise usage_error(f"--learning-rate must be positive, not {self.learning_rate}")
+        if not 0 <= self.seed < 2**32:
+            raise usage_error(f"--seed must lie in 0 ... 2**32 - 1, not {self.seed}")
+        for name, kind in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
+                raise unknown(f"value of {_flag(name)}", str(getattr(self, name)), typing.get_args(kind))
+        if self.resume is not None:
+            raise usage_error("--resume cannot be used yet: start the run again without it")
+
+    @classmethod
+    def small(cls, **changes: Any) -> Self:
+        """A configuration that ends in seconds, for smoke tests; recipes override it."""
+        return cls(**changes)
+
+
+def field_types(config_class: type[RunConfig]) -> dict[str, Any]:
+    """The type of every field of a recipe's Config."""
+    hints = typing.get_type_hints(config_class)
+    return {f.name: hints[f.name] for f in dataclasses.fields(config_class)}
+
+
+def value_of(config_class: type[RunConfig], name: str, word: str) -> Any:
+    """One word of a command line as a value of a field.
+
+    Args:
+        config_class: the recipe's Config.
+        name: a field's name; dashes and underscores are the same.
+        word: what was written.
+
+    Returns:
+        The value, of the field's type.
+
+    Raises:
+        RecipeError: no such field, or no such value; the nearest valid one is named.
+    """
+    kinds = field_types(config_class)
+    name = name.replace("-", "_")
+    if name not in kinds:
+        raise unknown("field", name, kinds)
+    return _parsed(kinds[name], _flag(name), word)
+
+
+def check_words(config_class: type[RunConfig], words: list[str]) -> None:
+    """Refuse a command line with unknown flags or impossible values in one sentence.
+
+    tyro would refuse the same words with a page of help; what passes here, it parses.
+    """
+    kinds = field_types(config_class)
+    flags = {_flag(name): name for name in kinds}
+    switches = {flag: True for flag, name in flags.items() if kinds[name] is bool}
+    switches |= {f"--no-{flag[2:]}": False for flag in switches}
+    rest = iter(words)
+    for word in rest:
+        flag, joined, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag in ("-h", "--help") or flag in switches:
+            continue
+        if flag not in flags:
+            raise unknown("flag" if word.startswith("-") else "argument", flag, {*flags, *switches})
+        if not joined:
+            value = next(rest, None)
+        if value is None:
+            raise usage_error(f"{flag} needs a value")
+        value_of(config_class, flags[flag], value)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parsed(kind: Any, flag: str, word: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        by_name = {str(value): value for value in arguments}
+        if word not in by_name:
+            raise unknown(f"value of {flag}", word, by_name)
+        return by_name[word]
+    if origin in (typing.Union, types.UnionType):
+        if word == "None" and type(None) in arguments:
+            return None
+        return _parsed(next(a for a in arguments if a is not type(None)), flag, word)
+    if kind is bool:
+        if word.lower() not in ("true", "false"):
+            raise unknown(f"value of {flag}", word, ("true", "false"))
+        return word.lower() == "true"
+    try:
+        return kind(word)
+    except ValueError:
+        raise usage_error(f"{flag} takes {_article(kind)}, not '{word}'") from None
+
+
+def _article(kind: type) -> str:
+    return {int: "a whole number", float: "a number"}.get(kind, f"a {kind.__name__}")

@@ -1,0 +1,30 @@
+"""The one exception that ends a recipe with a sentence instead of a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RecipeError(Exception):
+    """Something the user can put right: one sentence that says what is wrong and what to do.
+
+    Args:
+        message: the sentence.
+        exit_code: 2 where the command line is wrong, 1 where the run failed.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def usage_error(message: str) -> RecipeError:
+    """The error for a command line that cannot be carried out."""
+    return RecipeError(message, exit_code=2)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> RecipeError:
+    """The error for a name that does not exist, naming the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return usage_error(f"unknown {kind} '{name}': {hint}choose from {', '.join(known)}")

@@ -1,0 +1,102 @@
+"""Arrays in, matplotlib figures out."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+History = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def learning_curves(history: History, title: str = "") -> Figure:
+    """Every metric that has a training or validation curve, and the learning rate, over optimizer steps.
+
+    Args:
+        history: `(step, value)` pairs by metric name, as a run keeps them.
+        title: what was trained.
+    """
+    families = sorted({name.split("/", 1)[1] for name in history if name.startswith(("train/", "val/"))})
+    panels = [*families, "lr"] if "lr" in history else families
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for index, family in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        for name, style in ((f"train/{family}", "-"), (f"val/{family}", "o-"), (family, "-")):
+            if name in history:
+                steps, values = zip(*history[name], strict=True)
+                axes.plot(steps, values, style, label=name, markersize=4, linewidth=1.2)
+        axes.set_xlabel("optimizer step")
+        axes.set_title(family)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> Figure:
+    """How often each class (row) was called each class (column), in per cent of the row."""
+    counts = np.zeros((len(labels), len(labels)), int)
+    np.add.at(counts, (truth, predicted), 1)
+    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(1.8 + 0.55 * len(labels), 1.4 + 0.5 * len(labels)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(*share.shape):
+        if counts[row, column]:
+            colour = "white" if share[row, column] > 55 else "black"
+            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"accuracy {np.mean(truth == predicted):.2%} of {len(truth)}")
+    figure.colorbar(image, label="% of the true class", shrink=0.8)
+    return figure
+
+
+def image_grid(images: np.ndarray, captions: Sequence[str] = (), columns: int = 8, title: str = "") -> Figure:
+    """Images side by side.
+
+    Args:
+        images: (n, height, width, channels), channels 1 or 3; bytes are shown as they are, floats between
+            the smallest and the largest of their image.
+        captions: one text an image.
+        columns: images in a row.
+        title: of the whole figure.
+    """
+    rows = -(-len(images) // columns)
+    height = 1.35 if captions else 1.05
+    figure = Figure(figsize=(1.25 * columns, height * rows + 0.5), layout="constrained")
+    for index, image in enumerate(images):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        if image.dtype != np.uint8:
+            low, high = image.min(), image.max()
+            image = (image - low) / (high - low if high > low else 1)
+        axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
+        axes.axis("off")
+        if captions:
+            axes.set_title(captions[index], fontsize=7)
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def feature_maps(image: np.ndarray, stages: Mapping[str, np.ndarray], most: int = 12) -> Figure:
+    """One image and, row by row, the maps of its strongest channels in each stage of a network.
+
+    Args:
+        image: (height, width, channels).
+        stages: (height, width, channels) activations by the stage's name.
+        most: channels shown of a stage.
+    """
+    figure = Figure(figsize=(1.1 * (most + 1), 1.25 * len(stages)), layout="constrained")
+    for row, (name, maps) in enumerate(stages.items()):
+        strongest = np.argsort(-np.abs(maps).mean(axis=(0, 1)))[:most]
+        tiles = [image.squeeze(), *(maps[..., channel] for channel in strongest)]
+        for column, tile in enumerate(tiles):
+            axes = figure.add_subplot(len(stages), most + 1, row * (most + 1) + column + 1)
+            axes.imshow(tile, cmap="gray" if column == 0 else "viridis")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if column == 0:
+                axes.set_ylabel(f"{name}\n{maps.shape[0]}x{maps.shape[1]}x{maps.shape[2]}", fontsize=7)
+    figure.suptitle("one image and its strongest feature maps, stage by stage", fontsize="medium")
+    return figure

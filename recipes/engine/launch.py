@@ -1,0 +1,166 @@
+"""From a command line to a seeded, tracked run with a true end."""
+
+import dataclasses
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from recipes.engine import tracking
+from recipes.engine.config import RunConfig, check_words
+from recipes.engine.errors import RecipeError
+
+VERSIONED = ("keras", "jax", "torch", "tensorflow", "numpy")
+
+Train = Callable[[Any, tracking.Run], dict[str, float]]
+
+
+def main(config_class: type[RunConfig], train: Train) -> None:
+    """The last two lines of every recipe: parse the command line, run, print, exit.
+
+    Exit code 0 after a finished run, 2 for a command line that cannot be carried out, 1 for a run that
+    failed or was stopped; every error is one sentence on standard error.
+    """
+    words = sys.argv[1:]
+    try:
+        check_words(config_class, words)
+        import tyro
+
+        config = tyro.cli(config_class, args=words, description=_description(train), prog=_command(train))
+        metrics = run_recipe(config, train)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    for name, value in metrics.items():
+        print(f"{name:<24}{value:.4f}")
+
+
+def run_recipe(config: RunConfig, train: Train, tags: Mapping[str, str] | None = None) -> dict[str, float]:
+    """One run of a recipe, tracked from its first to its last moment.
+
+    Args:
+        config: what to run.
+        train: the recipe's algorithm; returns the final metrics.
+        tags: MLflow tags beside the usual ones; a sweep names its parent here.
+
+    Returns:
+        The final metrics.
+
+    Raises:
+        RecipeError: the run failed or was stopped. Whatever happens, the MLflow run ends as FINISHED,
+            FAILED (with the tag `error`) or KILLED, and keeps what was logged.
+    """
+    name = recipe_name(train)
+    if config.backend != "numpy":
+        _seed(config)
+    run = tracking.start(
+        config.tracking_uri,
+        config.experiment or name,
+        run_name=f"{name} {config.backend} seed {config.seed}",
+        params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
+        tags={**_circumstances(name, config), **(tags or {})},
+    )
+    print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
+    start = time.perf_counter()
+    previous = _stop_on_terminate()
+    try:
+        metrics = train(config, run)
+        metrics = {**metrics, "duration_seconds": time.perf_counter() - start}
+        run.metrics(metrics, step=run.last_step)
+        run.end("FINISHED")
+        return metrics
+    except KeyboardInterrupt:
+        run.end("KILLED")
+        raise RecipeError(
+            f"stopped at step {run.last_step}: run {run.id} is marked KILLED and keeps what it had logged"
+        ) from None
+    except RecipeError as error:
+        run.end("FAILED", error=str(error))
+        raise
+    except Exception as error:
+        run.end("FAILED", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def recipe_name(train: Train) -> str:
+    """The name of the recipe that a `train` function belongs to: its module's, also under `-m`."""
+    module = train.__module__
+    if module == "__main__":
+        module = sys.modules["__main__"].__spec__.name
+    return module.rsplit(".", 1)[-1]
+
+
+def _seed(config: RunConfig) -> None:
+    import keras
+
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+
+
+def _description(train: Train) -> str:
+    return (sys.modules[train.__module__].__doc__ or "").split("\n\n")[0]
+
+
+def _command(train: Train) -> str:
+    return f"python -m recipes.{recipe_name(train)}"
+
+
+def _circumstances(name: str, config: RunConfig) -> dict[str, str]:
+    """Tags that say where a run came from."""
+    tags = {"recipe": name, "backend": config.backend, "seed": str(config.seed)}
+    tags["command"] = " ".join(["python", *sys.orig_argv[1:]])
+    tags["mlflow.source.name"] = f"recipes.{name}"
+    for package in VERSIONED:
+        if importlib.util.find_spec(package):
+            tags[f"version.{package}"] = metadata.version(package)
+    tags["version.python"] = ".".join(map(str, sys.version_info[:3]))
+    tags["device"] = _device(config.backend)
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        tags["git.dirty"] = str(bool(_git("status", "--porcelain")))
+    return tags
+
+
+def _device(backend: str) -> str:
+    """What the backend computes on."""
+    if backend == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        return f"{device.platform}: {device.device_kind}"
+    if backend == "torch":
+        import torch
+
+        return f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    return "cpu"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _stop_on_terminate() -> Any:
+    """Let SIGTERM end a run as Ctrl-C does; not possible, nor needed, outside the main thread."""
+    try:
+        return signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:
+        return None

@@ -1,0 +1,233 @@
+"""MLflow: where runs are written, and what a recipe writes to.
+
+Everything goes through a client and a run's identifier, never through MLflow's current run, so that several
+runs can be open in one process and a sweep's workers can write to one store.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.engine.errors import RecipeError
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+STORE = "sqlite:///mlruns/mlflow.db"
+ARTIFACTS = Path("mlruns/artifacts")
+UNSENT = Path("mlruns/unsent")
+METRICS_PER_CALL = 1000  # MLflow's own limit for one log_batch
+
+
+class Run:
+    """An open run: metrics, figures, files and models go in; it ends once, in a true state.
+
+    A tracking server that stops answering does not stop the run: its metrics wait, are sent again with the
+    next ones, and are written to `mlruns/unsent/RUN.json` if the server is still away at the end.
+    """
+
+    def __init__(self, client: "MlflowClient", run_id: str, experiment: str, uri: str) -> None:
+        self._client = client
+        self._unsent: list[tuple[str, float, int, int]] = []
+        self.id = run_id
+        self.experiment = experiment
+        self.uri = uri
+        self.history: dict[str, list[tuple[int, float]]] = {}
+        self.last_step = 0
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record metrics at an optimizer step."""
+        now = int(time.time() * 1000)
+        self.last_step = max(self.last_step, step)
+        for name, value in values.items():
+            self.history.setdefault(name, []).append((step, float(value)))
+        self._unsent += [(name, float(value), now, step) for name, value in values.items()]
+        self._send()
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags."""
+        with self._answering("tags"):
+            for name, value in values.items():
+                self._client.set_tag(self.id, name, str(value))
+
+    def figure(self, name: str, figure: "Figure") -> None:
+        """Store a matplotlib figure as `figures/NAME.png`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"{name}.png")
+            figure.savefig(path, dpi=110, bbox_inches="tight")
+            self.file(path, "figures")
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Store a file as an artifact."""
+        with self._answering(f"artifact {path.name}"):
+            self._client.log_artifact(self.id, str(path), folder)
+
+    def text(self, name: str, text: str) -> None:
+        """Store a text as an artifact."""
+        with self._answering(f"artifact {name}"):
+            self._client.log_text(self.id, text, name)
+
+    def model(self, model: "keras.Model", example: "np.ndarray", name: str = "model") -> None:
+        """Store a Keras model so that `models.load` and `mlflow.keras.load_model` read it on any backend."""
+        from recipes.engine import models
+
+        with self._answering(f"model {name}"):
+            models.log(self.id, model, name, example)
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        if error:
+            self.tags({"error": error})
+        self._send()
+        with self._answering(f"status {status}"):
+            self._client.set_terminated(self.id, status)
+        if self._unsent:
+            UNSENT.mkdir(parents=True, exist_ok=True)
+            path = UNSENT / f"{self.id}.json"
+            path.write_text(json.dumps(self._unsent))
+            raise RecipeError(
+                f"the tracking server {self.uri} stopped answering: "
+                f"{len(self._unsent)} metric values of run {self.id} are kept in {path}"
+            )
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        while self._unsent:
+            batch = self._unsent[:METRICS_PER_CALL]
+            with self._answering("metrics") as answered:
+                self._client.log_batch(self.id, [Metric(*values) for values in batch])
+            if not answered:
+                return
+            del self._unsent[: len(batch)]
+
+    @contextlib.contextmanager
+    def _answering(self, what: str):  # noqa: ANN202 - a generator behind contextmanager
+        """Let the run go on when the server does not take something; yields a list, empty on failure."""
+        from mlflow.exceptions import MlflowException
+
+        answered = [True]
+        try:
+            yield answered
+        except (MlflowException, OSError) as error:
+            answered.clear()
+            print(f"warning: tracking server {self.uri}: {what} not stored ({_first_line(error)})", file=sys.stderr)
+
+
+def start(
+    uri: str | None, experiment: str, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> Run:
+    """Open a run.
+
+    Args:
+        uri: any MLflow tracking URI; None for `sqlite:///mlruns/mlflow.db`, made on first use.
+        experiment: the experiment's name, made on first use.
+        run_name: what the UI calls the run.
+        params: recorded as parameters.
+        tags: recorded as tags.
+
+    Returns:
+        The run, in state RUNNING.
+
+    Raises:
+        RecipeError: the store cannot be reached or opened.
+    """
+    from mlflow.entities import Param, RunTag
+
+    client, uri = connect(uri)
+    with _store_errors(uri):
+        experiment_id = experiment_of(client, uri, experiment)
+        run_id = client.create_run(experiment_id, run_name=run_name, tags=dict(tags)).info.run_id
+        client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+        client.log_batch(run_id, tags=[RunTag("mlflow.note.content", run_name)])
+    return Run(client, run_id, experiment, uri)
+
+
+def connect(uri: str | None) -> tuple["MlflowClient", str]:
+    """A client for a tracking URI, and the URI in full; a dead server is found out within seconds."""
+    uri = uri or STORE
+    _probe(uri)
+    # A server that goes away later is met by Run's own patience, not by minutes of silent retries.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with _store_errors(uri):
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        return mlflow.MlflowClient(tracking_uri=uri), uri
+
+
+def experiment_of(client: "MlflowClient", uri: str, name: str) -> str:
+    """The identifier of an experiment, made if it is new.
+
+    In a local store its artifacts lie under mlruns/artifacts; a server decides for itself.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            raise RecipeError(f"experiment '{name}' is deleted in {uri}: restore it, or choose another --experiment")
+        return found.experiment_id
+    location = None
+    if uri.startswith("sqlite"):
+        store = Path(urllib.parse.urlparse(uri).path[1:]).parent
+        location = (store / "artifacts" / name).resolve().as_uri()
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException:
+        # Somebody else made it between the look and the making.
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def _probe(uri: str) -> None:
+    parts = urllib.parse.urlparse(uri)
+    if parts.scheme in ("http", "https"):
+        address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+        try:
+            socket.create_connection(address, timeout=5).close()
+        except OSError as error:
+            raise RecipeError(
+                f"no tracking server answers at {uri} ({error}): start it with 'mlflow server', "
+                "or leave --tracking-uri and MLFLOW_TRACKING_URI away to write to mlruns/"
+            ) from None
+    elif parts.scheme.startswith("sqlite"):
+        folder = Path(parts.path[1:]).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(f"cannot make the tracking store's folder {folder}: {error.strerror}") from None
+        if not os.access(folder, os.W_OK):
+            raise RecipeError(f"cannot write to the tracking store's folder {folder}: choose another --tracking-uri")
+
+
+@contextlib.contextmanager
+def _store_errors(uri: str):  # noqa: ANN202 - a generator behind contextmanager
+    try:
+        yield
+    except RecipeError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"the tracking store {uri} cannot be used: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
