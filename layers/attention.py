@@ -36,6 +36,8 @@ def exponentials(scores: Any, axis: int = -1) -> tuple[Any, Any]:
 def softmax(scores: Any, axis: int = -1) -> Any:
     """Softmax: `exp(x_i - max x) / sum_j exp(x_j - max x)`; zero in a row that is all minus infinity.
 
+    The activation of the same name is NaN there, as a function of logits should be.
+
     Args:
         scores: tensor of any shape.
         axis: the axis to normalise over.

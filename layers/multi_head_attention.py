@@ -263,27 +263,43 @@ class HeadedAttention(keras.layers.Layer):
                 )
             self.position.build((query_shape[0], query_heads[0], query_shape[1], query_heads[1]))
 
-    def project_source(self, value: Any, key: Any = None, start: Any = 0) -> tuple[Any, Any]:
-        """Keys and values in heads, as a cache holds them.
-
-        Args:
-            value: shape `(batch, S, features)`.
-            key: shape `(batch, S, features)`; None takes `value`.
-            start: position of the first of the S tokens.
-
-        Returns:
-            Keys `(batch, S, G, H)` and values `(batch, S, G, V)`. Given as `cache` without an index, they
-            save projecting a source again that stays as it is: the encoder's output, for a decoder.
-        """
+    def _source_heads(self, value: Any, key: Any, start: Any) -> tuple[Any, Any]:
+        """Keys `(B, S, G, H)` and values `(B, S, G, V)` of tokens from position `start` on."""
         keys, values = self._key_dense(value if key is None else key), self._value_dense(value)
         if self.position is not None:
             keys = self.position.rotate(keys, ops.arange(ops.shape(keys)[1], dtype="int32") + start)
         return keys, values
 
-    def empty_cache(self, batch_size: int, length: int) -> tuple[Any, Any]:
-        """Zeros for the keys and values of `length` tokens: `(batch, length, G, H)` and `(..., V)`."""
+    def project_source(self, value: Any, key: Any = None, mask: Any = None) -> tuple[Any, Any, Any]:
+        """The cache of a source that stays as it is: the encoder's output, for a decoder.
+
+        Args:
+            value: shape `(batch, S, features)`.
+            key: shape `(batch, S, features)`; None takes `value`.
+            mask: boolean `(batch, S)`, False for padding; None for no padding.
+
+        Returns:
+            Keys `(batch, S, G, H)`, values `(batch, S, G, V)` and mask `(batch, S)`. Given as `cache` without
+            an index, they save projecting the source again.
+        """
+        keys, values = self._source_heads(value, key, 0)
+        mask = ops.ones(ops.shape(keys)[:2], "bool") if mask is None else ops.cast(mask, "bool")
+        return keys, values, mask
+
+    def empty_cache(self, batch_size: int, length: int) -> tuple[Any, Any, Any]:
+        """A cache for `length` tokens: keys, values, and a mask that says which slots are filled."""
         shapes = (self._key_dense.projected_shape, self._value_dense.projected_shape)
-        return tuple(ops.zeros((batch_size, length, *shape), self.compute_dtype) for shape in shapes)
+        heads = (ops.zeros((batch_size, length, *shape), self.compute_dtype) for shape in shapes)
+        return (*heads, ops.zeros((batch_size, length), "bool"))
+
+    def _updated(self, cache: tuple, value: Any, key: Any, mask: Any, start: Any) -> tuple:
+        """The cache with the new tokens written from slot `start` on."""
+        keys, values = self._source_heads(value, key, start)
+        filled = ops.ones(ops.shape(keys)[:2], "bool") if mask is None else ops.cast(mask, "bool")
+        return tuple(
+            ops.slice_update(old, (0, start, 0, 0)[: len(old.shape)], ops.cast(new, old.dtype))
+            for old, new in zip(cache, (keys, values, filled), strict=True)
+        )
 
     def call(
         self,
@@ -304,22 +320,14 @@ class HeadedAttention(keras.layers.Layer):
         decoding = cache_update_index is not None
         if decoding and cache is None:
             raise ValueError("`cache_update_index` says where to write in a `cache`, and none was given.")
-        if decoding and (value_mask is not None or key_mask is not None):
-            raise ValueError(
-                "A mask of the new tokens does not say which cached ones are padding. With a cache, give "
-                "`attention_mask` of shape (batch, target length, cache length) instead."
-            )
         start = ops.cast(cache_update_index, "int32") if decoding else 0
+        if decoding:
+            cache = self._updated(cache, value, key, value_mask if key_mask is None else key_mask, start)
         if cache is None:
-            keys, values = self.project_source(value, key)  # (B, S, G, H), (B, S, G, V)
-        elif decoding:
-            cache = tuple(
-                ops.slice_update(old, (0, start, 0, 0), ops.cast(new, old.dtype))
-                for old, new in zip(cache, self.project_source(value, key, start), strict=True)
-            )
-            keys, values = cache
+            keys, values = self._source_heads(value, key, 0)  # (B, S, G, H), (B, S, G, V)
         else:
-            keys, values = cache
+            keys, values, value_mask = cache
+            key_mask = None
         positions = (
             ops.arange(ops.shape(query)[1], dtype="int32") + start,
             ops.arange(ops.shape(keys)[1], dtype="int32"),
@@ -331,15 +339,16 @@ class HeadedAttention(keras.layers.Layer):
         # `_compute_attention` is Keras' point of extension: overrides written for it know neither positions
         # nor a causal mask that is not in the mask.
         extra = {"return_attention_scores": True} if return_attention_scores else {}
-        overridden = type(self)._compute_attention is not HeadedAttention._compute_attention
         if self.position is not None:
             extra["positions"] = positions
-        masks = (query_mask, value_mask, key_mask, attention_mask, self._sliding_window)
-        if use_causal_mask and not (decoding or overridden) and all(mask is None for mask in masks):
+        overridden = type(self)._compute_attention is not HeadedAttention._compute_attention
+        masks = (query_mask, value_mask, key_mask, attention_mask)
+        unmasked = self._sliding_window is None and all(mask is None for mask in masks)
+        if use_causal_mask and unmasked and not overridden:
             extra["use_causal_mask"] = True
         else:
-            # Slots of the cache beyond the newest token are empty, so that decoding is always causal.
-            attention_mask = self._combined_mask(positions, *masks[:4], causal=use_causal_mask or decoding)
+            # Among new tokens that are written together, the later ones are hidden from the earlier.
+            attention_mask = self._combined_mask(positions, *masks, causal=use_causal_mask or decoding)
         outputs, scores = self._compute_attention(
             heads, keys, values, attention_mask=attention_mask, training=training, **extra
         )  # (B, T, N, V), (B, N, T, S)
@@ -602,10 +611,10 @@ class MultiHeadAttention(HeadedAttention):
         return_attention_scores: whether to return the weights too.
         training: whether to drop weights.
         use_causal_mask: whether a query may look only at keys that do not come after it.
-        cache: keys and values of earlier calls, from `empty_cache` or the last call, with
-            `cache_update_index`; or of a fixed source, from `project_source`, without it.
-        cache_update_index: integer position of the first of the T new tokens, which are written there;
-            tokens after the new ones are masked.
+        cache: what earlier calls saw, from `empty_cache` or the last call, with `cache_update_index`; or a
+            fixed source, from `project_source`, without it, in which case `value` and `key` are not used.
+        cache_update_index: integer position of the first of the T new tokens, which are written there. A
+            query sees the tokens in the cache up to itself, but for those that were masked.
 
     Returns:
         Output `(B, T, dim)`, or a tuple of it, the weights `(B, N, T, S)` if `return_attention_scores`, and

@@ -1,0 +1,301 @@
+"""From tokens and images to vectors: the embedding table, and the patches of a vision transformer."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from .convolution import as_data_format
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class Embedding(keras.layers.Layer):
+    """A table of vectors, one a token: `y = E[x]`; drop-in for `keras.layers.Embedding`.
+
+    Args:
+        input_dim: number of tokens.
+        output_dim: width of a vector.
+        embeddings_initializer, embeddings_regularizer, embeddings_constraint: of E, which is
+            `(input_dim, output_dim)`.
+        mask_zero: whether token 0 is padding, which later layers are told by a mask.
+        weights: initial value of E.
+        lora_rank: if given, E is frozen and `E + (lora_alpha / lora_rank) A B` used instead, A and B of this
+            rank being trained.
+        lora_alpha: scale of the change; None takes `lora_rank`.
+
+    Call arguments:
+        inputs: integers of any shape `(batch, ...)`.
+
+    Returns:
+        Tensor `(batch, ..., output_dim)`.
+
+    Raises:
+        ValueError: if `input_dim` or `output_dim` is no positive integer.
+
+    Reference:
+        Hu et al., LoRA, 2021, https://arxiv.org/abs/2106.09685, for `lora_rank`
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        weights: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        **kwargs: Any,
+    ):
+        for name, size in (("input_dim", input_dim), ("output_dim", output_dim)):
+            if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+                raise ValueError(
+                    f"`{name}` must be a positive integer. "
+                    f"Received: {name}={size} (of type {type(size).__name__})."
+                )
+        super().__init__(**kwargs)
+        self.input_dim = input_dim
+        self.output_dim = output_dim
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
+        self.mask_zero = mask_zero
+        self.supports_masking = mask_zero
+        # The rows that are taken are cast, not the whole table.
+        self.autocast = False
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_rank if lora_alpha is None else lora_alpha
+        self.lora_enabled = False
+        if weights is not None:
+            self.build()
+            self.set_weights(weights if isinstance(weights, list) and len(weights) == 1 else [weights])
+
+    def build(self, input_shape: tuple | None = None) -> None:
+        """Make the table."""
+        if self.built:
+            return
+        self._embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.input_dim, self.output_dim),
+            initializer=self.embeddings_initializer,
+            regularizer=self.embeddings_regularizer,
+            constraint=self.embeddings_constraint,
+        )
+        self.built = True
+        if self.lora_rank:
+            self.enable_lora(self.lora_rank, self.lora_alpha)
+
+    @property
+    def embeddings(self) -> Any:
+        """The table, with its low-rank change if there is one."""
+        if not self.built:
+            raise AttributeError("You must build the layer before accessing `embeddings`.")
+        if not self.lora_enabled:
+            return self._embeddings
+        change = ops.matmul(self.lora_embeddings_a, self.lora_embeddings_b)
+        return ops.cast(self._embeddings + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
+
+    def enable_lora(
+        self,
+        rank: int,
+        lora_alpha: float | None = None,
+        a_initializer: Any = "he_uniform",
+        b_initializer: Any = "zeros",
+    ) -> None:
+        """Freeze the table and train a change of low rank to it; once, after the layer is built.
+
+        Args:
+            rank: number of columns of A `(input_dim, rank)` and rows of B `(rank, output_dim)`.
+            lora_alpha: scale of the change; None takes `rank`.
+            a_initializer, b_initializer: how A and B start; B from zeros leaves the table unchanged.
+
+        Raises:
+            ValueError: if the layer is not built, is adapted already, or has a constraint.
+        """
+        if self.embeddings_constraint:
+            raise ValueError(
+                "Lora is incompatible with embedding constraints. In order to enable lora on this layer, "
+                "remove the `embeddings_constraint` argument."
+            )
+        if not self.built:
+            raise ValueError("Cannot enable lora on a layer that isn't yet built.")
+        if self.lora_enabled:
+            raise ValueError("lora is already enabled. This can only be done once per layer.")
+        # Keras locks the state of a built layer; its own layers open it in the same way.
+        self._tracker.unlock()
+        factors = (
+            ("a", (self.input_dim, rank), a_initializer),
+            ("b", (rank, self.output_dim), b_initializer),
+        )
+        for part, shape, initializer in factors:
+            factor = self.add_weight(
+                name=f"lora_embeddings_{part}",
+                shape=shape,
+                initializer=keras.initializers.get(initializer),
+                # The change is small: half precision would lose it.
+                dtype="float32",
+                regularizer=self.embeddings_regularizer,
+            )
+            setattr(self, f"lora_embeddings_{part}", factor)
+        self._embeddings.trainable = False
+        self._tracker.lock()
+        self.lora_enabled = True
+        self.lora_rank = rank
+        self.lora_alpha = rank if lora_alpha is None else lora_alpha
+
+    def save_own_variables(self, store: dict) -> None:
+        """Write the table, with its change merged in."""
+        if self.built:
+            store["0"] = self.embeddings
+
+    def load_own_variables(self, store: dict) -> None:
+        """Read the table; a change of low rank starts from none again."""
+        if not self.lora_enabled:
+            super().load_own_variables(store)
+            return
+        self._embeddings.assign(store["0"])
+        for factor in (self.lora_embeddings_a, self.lora_embeddings_b):
+            factor.assign(ops.zeros(factor.shape))
+
+    def call(self, inputs: Any) -> Any:
+        """Look the tokens up."""
+        if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
+            inputs = ops.cast(inputs, "int32")
+        return ops.cast(ops.take(self.embeddings, inputs, axis=0), self.compute_dtype)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """False where the token is 0, if `mask_zero`."""
+        return ops.not_equal(inputs, 0) if self.mask_zero else None
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """`(batch, ..., output_dim)`."""
+        return (*input_shape, self.output_dim)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        config = {
+            **super().get_config(),
+            "input_dim": self.input_dim,
+            "output_dim": self.output_dim,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
+            "mask_zero": self.mask_zero,
+        }
+        if self.lora_rank:
+            config |= {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
+        return config
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class PatchEmbedding(keras.layers.Layer):
+    """Cuts an image into square patches and maps each to a vector: `y_n = flatten(patch_n) W + b`.
+
+    The same as a convolution whose stride is its kernel's size, as one matrix product. Patches are numbered
+    row by row.
+
+    Args:
+        patch_size: side of a patch, which must divide height and width.
+        embedding_dim: width of the vectors.
+        use_bias: whether to add b.
+        class_token: whether a learned vector is put before the patches.
+        kernel_initializer, bias_initializer: of W `(patch_size^2 * channels, embedding_dim)` and b.
+        data_format: "channels_last" or "channels_first"; None takes Keras' default.
+
+    Call arguments:
+        inputs: images `(batch, height, width, channels)`, height and width known.
+
+    Returns:
+        Tensor `(batch, height * width / patch_size^2, embedding_dim)`, one longer with a class token.
+
+    Raises:
+        ValueError: if the images do not divide into patches.
+
+    Reference:
+        Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, https://arxiv.org/abs/2010.11929
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        embedding_dim: int,
+        use_bias: bool = True,
+        class_token: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        data_format: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.patch_size = patch_size
+        self.embedding_dim = embedding_dim
+        self.use_bias = use_bias
+        self.class_token = class_token
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.data_format = as_data_format(data_format)
+
+    def image_shape(self, input_shape: tuple) -> tuple:
+        """Height, width and channels."""
+        height, width, channels = input_shape[1:]
+        return (height, width, channels) if self.data_format == "channels_last" else (width, channels, height)
+
+    def build(self, input_shape: tuple) -> None:
+        """Make W, b and the class token."""
+        height, width, channels = self.image_shape(input_shape)
+        if None in (height, width) or height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"Images must divide into patches of {self.patch_size} x {self.patch_size}. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.patch_size**2 * channels, self.embedding_dim),
+            initializer=self.kernel_initializer,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(self.embedding_dim,), initializer=self.bias_initializer
+            )
+        if self.class_token:
+            self.token = self.add_weight(name="token", shape=(1, 1, self.embedding_dim), initializer="zeros")
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the layer."""
+        if self.data_format == "channels_first":
+            inputs = ops.transpose(inputs, (0, 2, 3, 1))
+        height, width, channels = inputs.shape[1:]
+        side, rows, columns = self.patch_size, height // self.patch_size, width // self.patch_size
+        grid = ops.reshape(inputs, (-1, rows, side, columns, side, channels))
+        patches = ops.reshape(
+            ops.transpose(grid, (0, 1, 3, 2, 4, 5)), (-1, rows * columns, side * side * channels)
+        )
+        outputs = ops.matmul(patches, self.kernel)  # (batch, patches, embedding_dim)
+        if self.use_bias:
+            outputs = outputs + self.bias
+        if self.class_token:
+            token = ops.broadcast_to(self.token, (ops.shape(outputs)[0], 1, self.embedding_dim))
+            outputs = ops.concatenate([ops.cast(token, outputs.dtype), outputs], axis=1)
+        return outputs
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """`(batch, patches, embedding_dim)`."""
+        height, width, _ = self.image_shape(input_shape)
+        patches = (height // self.patch_size) * (width // self.patch_size)
+        return (input_shape[0], patches + self.class_token, self.embedding_dim)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "patch_size": self.patch_size,
+            "embedding_dim": self.embedding_dim,
+            "use_bias": self.use_bias,
+            "class_token": self.class_token,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "data_format": self.data_format,
+        }

@@ -1,0 +1,370 @@
+"""Layers on graphs whose edges are a list: `(E, 2)` integers, each row a source node and a target node.
+
+A message travels from source to target. Work and memory grow with the number of edges, not with the square
+of the number of nodes. An undirected edge is two rows; several graphs are one graph without edges between
+its parts.
+
+    edges, weights = normalized_adjacency(edges, num_nodes)       # once, in NumPy
+    hidden = GraphConvolution(16, activation="relu")([features, edges, weights])
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from .regularization import Dropout
+
+
+def undirected(edges: np.ndarray) -> np.ndarray:
+    """Both directions of every edge, each once, sorted by target; self-loops are kept.
+
+    Args:
+        edges: integers `(E, 2)`.
+
+    Returns:
+        Integers `(E', 2)`.
+    """
+    edges = np.asarray(edges)
+    both = np.unique(np.concatenate([edges, edges[:, ::-1]]), axis=0)
+    return both[np.lexsort((both[:, 0], both[:, 1]))]
+
+
+def with_self_loops(edges: np.ndarray, num_nodes: int) -> np.ndarray:
+    """The edges, and one from every node to itself that had none, sorted by target.
+
+    Args:
+        edges: integers `(E, 2)`.
+        num_nodes: number of nodes.
+
+    Returns:
+        Integers `(E', 2)`.
+    """
+    edges = np.asarray(edges)
+    others = edges[edges[:, 0] != edges[:, 1]]
+    looped = np.concatenate([others, np.repeat(np.arange(num_nodes)[:, None], 2, axis=1)])
+    return looped[np.lexsort((looped[:, 0], looped[:, 1]))].astype(edges.dtype)
+
+
+def normalized_adjacency(
+    edges: np.ndarray, num_nodes: int, self_loops: bool = True, symmetric: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Edges with weights, such that aggregating keeps the scale of the features.
+
+        symmetric:  A_ij / sqrt(d_i d_j)       otherwise: A_ij / d_i, the mean over incoming edges
+
+    with A the adjacency (plus identity, with `self_loops`) and d the number of edges into a node.
+
+    Args:
+        edges: integers `(E, 2)`; for the symmetric form, both directions of every edge.
+        num_nodes: number of nodes.
+        self_loops: whether every node is its own neighbour.
+        symmetric: which of the two.
+
+    Returns:
+        int32 edges `(E', 2)` sorted by target, and float32 weights `(E',)`.
+
+    Raises:
+        ValueError: if an edge names a node that is not there.
+
+    Reference:
+        Kipf & Welling, Semi-Supervised Classification with Graph Convolutional Networks, 2017,
+        https://arxiv.org/abs/1609.02907, section 2
+    """
+    edges = np.asarray(edges).reshape(-1, 2)
+    if edges.size and not (edges.min() >= 0 and edges.max() < num_nodes):
+        raise ValueError(
+            f"Edges must be between nodes 0 and {num_nodes - 1}. "
+            f"Received: indices from {edges.min()} to {edges.max()}"
+        )
+    edges = with_self_loops(edges, num_nodes) if self_loops else edges[np.lexsort((edges[:, 0], edges[:, 1]))]
+    sources, targets = edges[:, 0], edges[:, 1]
+    # A node without edges has no row to scale; 1 avoids dividing by zero there.
+    degrees = np.maximum(np.bincount(targets, minlength=num_nodes), 1).astype("float64")
+    weights = 1 / np.sqrt(degrees[sources] * degrees[targets]) if symmetric else 1 / degrees[targets]
+    return edges.astype("int32"), weights.astype("float32")
+
+
+def aggregate(messages: Any, targets: Any, num_nodes: Any) -> Any:
+    """Sum of the messages that arrive at each node: `(E, ...), (E,) -> (num_nodes, ...)`."""
+    return ops.segment_sum(messages, targets, num_segments=num_nodes)
+
+
+def segment_softmax(scores: Any, targets: Any, num_nodes: Any) -> Any:
+    """Softmax over the edges that share a target.
+
+        a_e = exp(s_e) / sum over edges f with the target of e of exp(s_f)
+
+    Args:
+        scores: shape `(E, ...)`.
+        targets: integers `(E,)`.
+        num_nodes: number of nodes.
+
+    Returns:
+        Tensor `(E, ...)`.
+    """
+    highest = ops.segment_max(ops.stop_gradient(scores), targets, num_segments=num_nodes)  # (num_nodes, ...)
+    numerators = ops.exp(scores - ops.take(highest, targets, axis=0))
+    totals = aggregate(numerators, targets, num_nodes)
+    return numerators / ops.take(totals, targets, axis=0)
+
+
+class GraphLayer(keras.layers.Layer):
+    """What layers on `[features, edges]` and `[features, edges, weights]` share."""
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any,
+        use_bias: bool,
+        kernel_initializer: Any,
+        bias_initializer: Any,
+        kernel_regularizer: Any,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(units, int) or units <= 0:
+            raise ValueError(f"`units` must be a positive integer. Received: units={units}")
+        self.units = units
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+
+    def check_inputs(self, shapes: list, lengths: tuple) -> None:
+        """Raise ValueError unless the inputs are as many as expected, the second of them edges."""
+        if not isinstance(shapes, list) or len(shapes) not in lengths or shapes[1][-1] != 2:
+            expected = "[features, edges]" + (" or [features, edges, weights]" if 3 in lengths else "")
+            raise ValueError(
+                f"`{type(self).__name__}` must be called on a list {expected} with edges of shape "
+                f"(number of edges, 2). Received: input_shape={shapes}"
+            )
+
+    def finish(self, outputs: Any) -> Any:
+        """Bias and activation."""
+        if self.use_bias:
+            outputs = outputs + self.bias
+        return self.activation(outputs)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor that all have."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class GraphConvolution(GraphLayer):
+    """Kipf and Welling's graph convolution: a linear map, then a weighted sum over neighbours.
+
+        H' = activation(A H W + b)
+
+    with A given by its edges and their weights, usually those of `normalized_adjacency`.
+
+    Args:
+        units: width of the output.
+        activation: name or function; None for none.
+        use_bias: whether to add b.
+        kernel_initializer, bias_initializer, kernel_regularizer: of W and b.
+
+    Call arguments:
+        inputs: list `[features, edges]` or `[features, edges, weights]` of shapes `(nodes, dim)`, integers
+            `(E, 2)` and `(E,)`; without weights, each edge has weight 1.
+
+    Returns:
+        Tensor `(nodes, units)`.
+
+    Reference:
+        Kipf & Welling, Semi-Supervised Classification with Graph Convolutional Networks, 2017,
+        https://arxiv.org/abs/1609.02907
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            **kwargs,
+        )
+
+    def build(self, input_shape: list) -> None:
+        """Make W `(dim, units)` and b."""
+        self.check_inputs(input_shape, (2, 3))
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[0][-1], self.units),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer=self.bias_initializer)
+
+    def call(self, inputs: list) -> Any:
+        """Apply the layer."""
+        features, edges = inputs[0], inputs[1]
+        # The linear map first: then messages have the width of the output, usually the smaller one.
+        projected = ops.matmul(features, self.kernel)  # (nodes, units)
+        messages = ops.take(projected, edges[:, 0], axis=0)  # (E, units)
+        if len(inputs) == 3:
+            messages = messages * ops.expand_dims(inputs[2], -1)
+        return self.finish(aggregate(messages, edges[:, 1], ops.shape(features)[0]))
+
+    def compute_output_shape(self, input_shape: list) -> tuple:
+        """`(nodes, units)`."""
+        return (input_shape[0][0], self.units)
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class GraphAttention(GraphLayer):
+    """Graph attention: each node takes a mean of its neighbours, with learned weights.
+
+        e_ij = LeakyReLU(a_source . W h_j + a_target . W h_i)   for every edge from j to i
+        h'_i = activation(sum_j softmax_j(e_ij) W h_j + b)      for every head
+
+    Edges should include self-loops (`with_self_loops`): a node without any incoming edge gets only b.
+
+    Args:
+        units: width of a head.
+        num_heads: number of heads.
+        concatenate: whether heads are concatenated, or averaged (as in a last layer).
+        activation: name or function; None for none.
+        negative_slope: of the LeakyReLU.
+        dropout: fraction of the attention weights dropped in training.
+        use_bias: whether to add b.
+        kernel_initializer, bias_initializer, kernel_regularizer: of W (and both a) and b.
+        seed: integer seed of the dropout.
+
+    Call arguments:
+        inputs: list `[features, edges]` of shapes `(nodes, dim)` and integers `(E, 2)`.
+        training: whether to drop weights.
+        return_attention_scores: whether to return the weights too.
+
+    Returns:
+        Tensor `(nodes, num_heads * units)`, or `(nodes, units)` if averaged; with
+        `return_attention_scores`, also the weights `(E, num_heads)`.
+
+    Reference:
+        Velickovic et al., Graph Attention Networks, 2018, https://arxiv.org/abs/1710.10903
+    """
+
+    def __init__(
+        self,
+        units: int,
+        num_heads: int = 1,
+        concatenate: bool = True,
+        activation: Any = None,
+        negative_slope: float = 0.2,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            units,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            **kwargs,
+        )
+        self.num_heads = num_heads
+        self.concatenate = concatenate
+        self.negative_slope = negative_slope
+        self.dropout = dropout
+        self.seed = seed
+        self._dropout_layer = Dropout(dropout, seed=seed, dtype=self.dtype_policy) if dropout > 0 else None
+
+    def build(self, input_shape: list) -> None:
+        """Make W `(dim, heads * units)`, both a `(heads, units)`, and b."""
+        self.check_inputs(input_shape, (2,))
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[0][-1], self.num_heads * self.units),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+        )
+        self.source_attention, self.target_attention = (
+            self.add_weight(
+                name=f"{role}_attention",
+                shape=(self.num_heads, self.units),
+                initializer=self.kernel_initializer,
+                regularizer=self.kernel_regularizer,
+            )
+            for role in ("source", "target")
+        )
+        if self.use_bias:
+            width = self.compute_output_shape(input_shape)[-1]
+            self.bias = self.add_weight(name="bias", shape=(width,), initializer=self.bias_initializer)
+
+    def call(self, inputs: list, training: bool = False, return_attention_scores: bool = False) -> Any:
+        """Apply the layer."""
+        features, edges = inputs
+        sources, targets = edges[:, 0], edges[:, 1]
+        nodes = ops.shape(features)[0]
+        heads = ops.reshape(
+            ops.matmul(features, self.kernel), (-1, self.num_heads, self.units)
+        )  # (nodes, heads, units)
+        # a . [W h_j, W h_i] splits into a number per node for each end; edges only add two numbers.
+        source_scores = ops.sum(heads * self.source_attention, axis=-1)  # (nodes, heads)
+        target_scores = ops.sum(heads * self.target_attention, axis=-1)
+        scores = ops.take(source_scores, sources, axis=0) + ops.take(target_scores, targets, axis=0)
+        scores = ops.where(scores > 0, scores, self.negative_slope * scores)  # (E, heads)
+        weights = segment_softmax(scores, targets, nodes)
+        kept = weights if self._dropout_layer is None else self._dropout_layer(weights, training=training)
+        messages = ops.take(heads, sources, axis=0) * ops.expand_dims(kept, -1)  # (E, heads, units)
+        outputs = aggregate(messages, targets, nodes)  # (nodes, heads, units)
+        if self.concatenate:
+            outputs = ops.reshape(outputs, (-1, self.num_heads * self.units))
+        else:
+            outputs = ops.mean(outputs, axis=1)
+        outputs = self.finish(outputs)
+        return (outputs, weights) if return_attention_scores else outputs
+
+    def compute_output_shape(self, input_shape: list) -> tuple:
+        """`(nodes, heads * units)`, or `(nodes, units)`."""
+        return (input_shape[0][0], self.units * (self.num_heads if self.concatenate else 1))
+
+    def compute_output_spec(
+        self, inputs: list, training: bool = False, return_attention_scores: bool = False
+    ) -> Any:
+        """Symbolic outputs, and weights where they are returned."""
+        shape = self.compute_output_shape([x.shape for x in inputs])
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        return outputs, keras.KerasTensor((inputs[1].shape[0], self.num_heads), dtype=self.compute_dtype)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "concatenate": self.concatenate,
+            "negative_slope": self.negative_slope,
+            "dropout": self.dropout,
+            "seed": self.seed,
+        }
