@@ -302,9 +302,9 @@ def confusion_figure(truth: np.ndarray, guess: np.ndarray, labels: tuple[str, ..
     image = axis.imshow(mistakes, cmap="Reds")
     for i, j in np.ndindex(counts.shape):
         if counts[i, j]:
-            axis.text(
-                j, i, counts[i, j], ha="center", va="center", fontsize=7, color="0.5" if i == j else "black"
-            )
+            dark = mistakes[i, j] > mistakes.max() / 2
+            colour = "white" if dark else "0.5" if i == j else "black"
+            axis.text(j, i, counts[i, j], ha="center", va="center", fontsize=7, color=colour)
     ticks = range(len(labels))
     axis.set(
         xticks=ticks,

@@ -236,7 +236,7 @@ def boundaries_figure(weights: dict[str, np.ndarray], model: Sequential) -> Figu
     grid = np.c_[u.ravel(), v.ravel()].astype(np.float32)
     for axis, (name, w) in zip(axes, weights.items(), strict=False):
         value = (np.c_[grid, np.ones(len(grid))] @ w > 0).astype(float)
-        right = int(round(4 * accuracy(w, CORNERS, GATES[name])))
+        right = round(4 * accuracy(w, CORNERS, GATES[name]))
         axis.contourf(u, v, value.reshape(u.shape), levels=[-0.5, 0.5, 1.5], cmap="RdBu", alpha=0.35)
         axis.set_title(f"{name}, perceptron: {right} of 4")
         scatter(axis, CORNERS, GATES[name])
@@ -307,8 +307,11 @@ def hidden_figure(model: Sequential) -> Figure:
     }
     for axis, (title, points) in zip(axes, spaces.items(), strict=True):
         scatter(axis, points, GATES["XOR"])
+        names: dict[tuple, list[str]] = {}  # corners that meet in one place share a label
         for corner, place in zip(CORNERS, points, strict=True):
-            text = f"({corner[0]:g},{corner[1]:g})"
+            names.setdefault(tuple(place), []).append(f"({corner[0]:g},{corner[1]:g})")
+        for place, corners in names.items():
+            text = "\n".join(corners)
             axis.annotate(text, place, xytext=(7, 7), textcoords="offset points", fontsize=9)
         axis.set_title(title, fontsize=10)
         axis.margins(0.25)

@@ -1,0 +1,387 @@
+"""Backpropagation through time written out: a character model by RNN, LSTM and GRU, and their vanishing
+gradients.
+
+Question: why was the LSTM needed? The three cells get the same loop, `backpropagate`: forward from the first
+character to the last, backward from the last to the first, no engine involved. Two numbers tell them apart:
+how well they predict the next character, and what is left of a gradient after k steps back in time.
+
+    python -m recipes.numpy_rnn --backend numpy
+
+Expected: see results/numpy/README.md; RNN last, and its gradient gone after some twenty steps, where those
+    of LSTM
+and GRU, once trained, last several times longer. With TensorFlow Datasets: `--dataset tiny_shakespeare`.
+
+Figures: learning_curves (against the entropy of single characters and of pairs), gradient_norms (|dL/dh| k
+    steps
+back, before and after training). Text: samples.txt, written by each cell.
+
+References: Werbos, "Backpropagation through time", 1990; Bengio, Simard, Frasconi, "Learning long-term
+    dependencies
+with gradient descent is difficult", 1994; Hochreiter and Schmidhuber, "Long short-term memory", 1997; Cho
+et al., 2014 (GRU); Karpathy, "The unreasonable effectiveness of recurrent neural networks", 2015 (the task).
+
+Differences from Karpathy: one layer instead of two or three, no dropout, Adam instead of RMSprop.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from layers.autograd import Tensor, by_hand
+from layers.autograd.nn.initializers import glorot_uniform, orthogonal
+from layers.autograd.optim import Adam, clip_by_global_norm
+from layers.autograd.schedules import cosine_decay
+from recipes.engine import launch
+from recipes.engine.config import RunConfig
+from recipes.engine.data import tfds
+from recipes.engine.tracking import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Settings of the cells and their training."""
+
+    backend: Literal["numpy"] = "numpy"
+    """Only NumPy: this recipe needs no framework."""
+    precision: Literal["float32"] = "float32"
+    """Type of weights and activations."""
+    dataset: Literal["python_docs", "tiny_shakespeare"] = "python_docs"
+    """Text: Python's own documentation (built in), or Shakespeare by TensorFlow Datasets."""
+    epochs: int = 4
+    """Passes over the training text."""
+    batch_size: int = 64
+    """Stretches of text read side by side."""
+    learning_rate: float = 4e-3
+    """Step size at the start; it falls to 0 along a cosine."""
+    cells: Literal["all", "rnn", "lstm", "gru"] = "all"
+    """Which cells to train."""
+    hidden: int = 128
+    """Units of the state."""
+    length: int = 64
+    """Characters through which gradients flow back."""
+    characters: int = 500_000
+    """Length of the text that is used, from its beginning."""
+    clip_norm: float = 5.0
+    """Largest norm of the gradient; longer ones are shortened to it."""
+
+    @classmethod
+    def small(cls, **changes: Any) -> Config:
+        """A short text, a few seconds."""
+        tiny = {"epochs": 3, "hidden": 24, "length": 16, "characters": 30_000, "batch_size": 16}
+        return cls(**{**tiny, "learning_rate": 1e-2, **changes})
+
+
+class Cell(NamedTuple):
+    """One step of a recurrent cell, forward and back, and how many gates and states it has."""
+
+    forward: Callable[..., tuple]
+    backward: Callable[..., tuple]
+    gates: int
+    states: int
+
+
+CELLS = {
+    "rnn": Cell(by_hand.rnn_step_forward, by_hand.rnn_step_backward, 1, 1),
+    "lstm": Cell(by_hand.lstm_step_forward, by_hand.lstm_step_backward, 4, 2),
+    "gru": Cell(by_hand.gru_step_forward, by_hand.gru_step_backward, 3, 1),
+}
+
+
+class Text(NamedTuple):
+    """A text as numbers, in three parts, and the characters the numbers stand for."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    alphabet: str
+
+
+def load_text(config: Config) -> Text:
+    """The text in three parts of 90, 5 and 5 percent, in this order."""
+    if config.dataset == "python_docs":
+        from pydoc_data.topics import topics
+
+        whole = "\n\n".join(topics[name] for name in sorted(topics))
+        # Rulers and deep indentation would make a large part of the task trivial.
+        whole = re.sub(r"[ \t]+", " ", re.sub(r"[-*=^~]{4,}", "", whole))
+    else:
+        builder = tfds.prepared("tiny_shakespeare", config.data_dir)
+        parts = [
+            e["text"] for split in ("train", "validation", "test") for e in tfds.examples(builder, split)
+        ]
+        whole = "".join(part.decode() if isinstance(part, bytes) else str(part) for part in parts)
+    whole = whole[: config.characters]
+    alphabet = "".join(sorted(set(whole)))
+    numbers = np.searchsorted(np.array(list(alphabet)), np.array(list(whole)))
+    cuts = [int(0.9 * len(numbers)), int(0.95 * len(numbers))]
+    return Text(*np.split(numbers, cuts), alphabet)
+
+
+def build_model(config: Config, cell: Cell, characters: int) -> list[np.ndarray]:
+    """The weights [W, U, b, V, c]: input, state, bias, and the readout from the state."""
+    rng = np.random.default_rng(config.seed)
+    width = cell.gates * config.hidden
+    bias = np.zeros((2, width) if cell is CELLS["gru"] else width)
+    if cell is CELLS["lstm"]:
+        bias[config.hidden : 2 * config.hidden] = 1  # the memory starts by keeping
+    weights = [
+        glorot_uniform((characters, width), rng),
+        orthogonal((config.hidden, width), rng),
+        bias,
+        glorot_uniform((config.hidden, characters), rng),
+        np.zeros(characters),
+    ]
+    return [w.astype(np.float32) for w in weights]
+
+
+def run_forward(
+    cell: Cell, weights: list[np.ndarray], x: np.ndarray, states: list[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray], list[tuple]]:
+    """The cell along time.
+
+    Args:
+        cell: what one step is.
+        weights: [W, U, b, V, c].
+        x: characters as numbers (N, T).
+        states: the state before the first character, each (N, hidden).
+
+    Returns:
+        All states h (N, T, hidden), the last state, and what every step keeps for its backward.
+    """
+    kernel = weights[0]
+    one_hot = np.eye(len(kernel), dtype=kernel.dtype)
+    outputs, kept = [], []
+    for t in range(x.shape[1]):
+        *states, cache = cell.forward(one_hot[x[:, t]], *states, *weights[:3])
+        outputs.append(states[0])
+        kept.append(cache)
+    return np.stack(outputs, axis=1), states, kept
+
+
+def run_backward(cell: Cell, dh: np.ndarray, kept: list[tuple]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Backpropagation through time.
+
+    Args:
+        cell: what one step is.
+        dh: the direct gradient of every state (N, T, hidden), through the readout of its own step.
+        kept: what `run_forward` kept.
+
+    Returns:
+        Gradients of W, U, b, and the full gradient of the state after every step: direct plus through the
+        future.
+    """
+    steps = dh.shape[1]
+    future = [np.zeros_like(dh[:, 0]) for _ in range(cell.states)]
+    totals: list[np.ndarray] = []
+    along = [np.empty(0)] * steps
+    for t in reversed(range(steps)):
+        along[t] = dh[:, t] + future[0]  # this step's own error, and all that comes back from later ones
+        _, *rest = cell.backward(along[t], *future[1:], kept[t])
+        future, gradients = rest[: cell.states], rest[cell.states :]
+        totals = [a + b for a, b in zip(totals, gradients, strict=True)] if totals else gradients
+    return totals, along
+
+
+def backpropagate(
+    cell: Cell, weights: list[np.ndarray], x: np.ndarray, y: np.ndarray, states: list[np.ndarray]
+) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
+    """Mean loss of predicting y (N, T) from x (N, T), gradients of all weights, and the last state."""
+    n, steps = x.shape
+    h, states, kept = run_forward(cell, weights, x, states)
+    logits, kept_dense = by_hand.dense_forward(h.reshape(n * steps, -1), weights[3], weights[4])
+    loss, kept_loss = by_hand.softmax_crossentropy_forward(logits, y.reshape(-1))
+    dh, dv, dc = by_hand.dense_backward(by_hand.softmax_crossentropy_backward(kept_loss), kept_dense)
+    gradients, _ = run_backward(cell, dh.reshape(h.shape), kept)
+    return loss, [*gradients, dv, dc], states
+
+
+def zero_state(cell: Cell, n: int, hidden: int) -> list[np.ndarray]:
+    """The state before anything was read."""
+    return [np.zeros((n, hidden), np.float32) for _ in range(cell.states)]
+
+
+def stretches(numbers: np.ndarray, batch: int, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The text cut into `batch` rows, read `length` characters at a time; a row goes on where it stopped."""
+    batch = min(batch, (len(numbers) - 1) // length)
+    width = (len(numbers) - 1) // batch
+    x = numbers[: batch * width].reshape(batch, width)
+    y = numbers[1 : batch * width + 1].reshape(batch, width)
+    for start in range(0, width - length + 1, length):
+        yield x[:, start : start + length], y[:, start : start + length]
+
+
+def evaluate(cell: Cell, weights: list[np.ndarray], numbers: np.ndarray, config: Config) -> float:
+    """Mean negative log-likelihood of a character, in nats, the state carried along."""
+    losses, states = [], None
+    for x, y in stretches(numbers, 16, config.length):
+        states = states or zero_state(cell, len(x), config.hidden)
+        h, states, _ = run_forward(cell, weights, x, states)
+        logits = h.reshape(x.size, -1) @ weights[3] + weights[4]
+        losses.append(by_hand.softmax_crossentropy_forward(logits, y.reshape(-1))[0])
+    return float(np.mean(losses))
+
+
+def gradient_norms(
+    cell: Cell, weights: list[np.ndarray], numbers: np.ndarray, config: Config, steps: int = 100
+) -> np.ndarray:
+    """|dL/dh_{T-k}| / |dL/dh_T| for k = 0 ... steps - 1, L being the loss of the last character alone.
+
+    The share of the error signal that is left k steps back: what a weight can still learn about the past.
+    """
+    x = numbers[: 16 * (steps + 1)].reshape(16, steps + 1)
+    h, _, kept = run_forward(cell, weights, x[:, :-1], zero_state(cell, 16, config.hidden))
+    logits, kept_dense = by_hand.dense_forward(h[:, -1], weights[3], weights[4])
+    _, kept_loss = by_hand.softmax_crossentropy_forward(logits, x[:, -1])
+    dh = np.zeros_like(h)
+    dh[:, -1] = by_hand.dense_backward(by_hand.softmax_crossentropy_backward(kept_loss), kept_dense)[0]
+    _, along = run_backward(cell, dh, kept)
+    norms = np.array([np.linalg.norm(g) for g in reversed(along)])
+    return norms / norms[0]
+
+
+def sample(cell: Cell, weights: list[np.ndarray], config: Config, alphabet: str, count: int = 400) -> str:
+    """Text drawn from the model, one character after the other, a little sharpened."""
+    rng = np.random.default_rng(config.seed)
+    states, now, written = zero_state(cell, 1, config.hidden), np.array([[alphabet.index("\n")]]), []
+    for _ in range(count):
+        h, states, _ = run_forward(cell, weights, now, states)
+        z = (h[0, -1] @ weights[3] + weights[4]).astype(np.float64) / 0.8
+        p = np.exp(z - z.max())
+        now = np.array([[rng.choice(len(p), p=p / p.sum())]])
+        written.append(alphabet[now[0, 0]])
+    return "".join(written)
+
+
+def entropies(numbers: np.ndarray, against: np.ndarray, characters: int) -> tuple[float, float]:
+    """Loss on `against` of the frequencies of characters, and of pairs, counted in `numbers` (one added to
+    each).
+    """
+    single = np.bincount(numbers, minlength=characters) + 1.0
+    pairs = np.ones((characters, characters))
+    np.add.at(pairs, (numbers[:-1], numbers[1:]), 1)
+    pairs /= pairs.sum(1, keepdims=True)
+    return (
+        float(-np.log(single / single.sum())[against].mean()),
+        float(-np.log(pairs[against[:-1], against[1:]]).mean()),
+    )
+
+
+def train_cell(
+    name: str, config: Config, text: Text, run: Run
+) -> tuple[list[np.ndarray], dict[str, list[float]]]:
+    """Train one cell; returns its weights and its history."""
+    cell = CELLS[name]
+    weights = [Tensor(w, requires_grad=True) for w in build_model(config, cell, len(text.alphabet))]
+    per_epoch = sum(1 for _ in stretches(text.train, config.batch_size, config.length))
+    optimizer = Adam(weights, cosine_decay(config.learning_rate, config.epochs * per_epoch))
+    history: dict[str, list[float]] = {"step": [], "train": [], "validation": []}
+    step = 0
+    for epoch in range(config.epochs):
+        states, losses, norms, start = None, [], [], time.perf_counter()
+        for x, y in stretches(text.train, config.batch_size, config.length):
+            states = states or zero_state(cell, len(x), config.hidden)
+            # The state goes on from stretch to stretch, the gradient stops between them: truncated BPTT.
+            loss, gradients, states = backpropagate(cell, [w.data for w in weights], x, y, states)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = Tensor(gradient)
+            norms.append(clip_by_global_norm(weights, config.clip_norm))
+            optimizer.step()
+            losses.append(loss)
+            step += 1
+        seconds = time.perf_counter() - start
+        validation = evaluate(cell, [w.data for w in weights], text.validation, config)
+        for key, value in (("step", step), ("train", np.mean(losses)), ("validation", validation)):
+            history[key].append(float(value))
+        run.metrics(
+            {
+                f"{name}/train_loss": history["train"][-1],
+                f"{name}/val_loss": validation,
+                f"{name}/grad_norm": float(np.mean(norms)),
+                f"{name}/characters_per_second": len(losses) * x.size / seconds,
+                "lr": optimizer.rate,
+            },
+            step,
+        )
+        print(f"{name} epoch {epoch + 1}/{config.epochs}  val loss {validation:.4f}", flush=True)
+    return [w.data for w in weights], history
+
+
+def train(config: Config, run: Run) -> dict[str, float]:
+    """Train the cells and measure how far back their gradients reach; returns the final metrics."""
+    text = load_text(config)
+    names = list(CELLS) if config.cells == "all" else [config.cells]
+    single, pair = entropies(text.train, text.validation, len(text.alphabet))
+    steps = min(100, len(text.validation) // 16 - 1)
+    final = {"baseline/characters": single, "baseline/pairs": pair}
+    histories, norms, samples = {}, {}, []
+    best = ("", np.inf, np.inf)
+    for name in names:
+        start = build_model(config, CELLS[name], len(text.alphabet))
+        before = gradient_norms(CELLS[name], start, text.validation, config, steps)
+        weights, histories[name] = train_cell(name, config, text, run)
+        after = gradient_norms(CELLS[name], weights, text.validation, config, steps)
+        norms[name] = (before, after)
+        samples.append(f"===== {name} =====\n{sample(CELLS[name], weights, config, text.alphabet)}\n")
+        validation, test = (
+            histories[name]["validation"][-1],
+            evaluate(CELLS[name], weights, text.test, config),
+        )
+        final |= {f"{name}/val_loss": validation, f"{name}/test_loss": test}
+        # How many steps back the signal first falls under one percent.
+        final[f"{name}/reach"] = float(np.argmax(after < 0.01) or steps)
+        best = min(best, (name, validation, test), key=lambda entry: entry[1])
+    final |= {"val/loss": best[1], "test/loss": best[2]}
+    run.tags({"best_cell": best[0]})
+    run.text("samples.txt", "\n".join(samples))
+    run.figure("learning_curves", curves_figure(histories, single, pair))
+    run.figure("gradient_norms", norms_figure(norms))
+    return final
+
+
+def curves_figure(histories: dict[str, dict[str, list[float]]], single: float, pair: float) -> Figure:
+    """Validation loss of the cells against what counting characters and pairs achieves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, history) in enumerate(histories.items()):
+        axis.plot(history["step"], history["validation"], f"C{i}.-", label=f"{name.upper()} validation")
+        axis.plot(history["step"], history["train"], f"C{i}:", alpha=0.6, label=f"{name.upper()} training")
+    axis.axhline(single, color="0.5", ls="--", lw=1)
+    axis.axhline(pair, color="0.5", ls="--", lw=1)
+    right = max(h["step"][-1] for h in histories.values())
+    axis.text(right, single, "frequencies of characters", ha="right", va="bottom", fontsize=8)
+    axis.text(right, pair, "frequencies of pairs", ha="right", va="bottom", fontsize=8)
+    axis.set(xlabel="step", ylabel="nats a character", title="Predicting the next character")
+    axis.legend(fontsize=8, ncols=len(histories))
+    return figure
+
+
+def norms_figure(norms: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """What is left of the gradient k steps back in time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    for which, (axis, title) in enumerate(
+        zip(figure.subplots(1, 2, sharey=True), ("before training", "after training"), strict=True)
+    ):
+        for name, curves in norms.items():
+            axis.semilogy(np.maximum(curves[which], 1e-12), label=name.upper())
+        axis.axhline(0.01, color="0.6", lw=0.8, ls=":")
+        axis.set(xlabel="steps back in time k", title=f"Gradient {title}")
+        axis.legend()
+    figure.axes[0].set_ylabel("|dL/dh(T-k)| / |dL/dh(T)|")
+    return figure
+
+
+if __name__ == "__main__":
+    launch.main(Config, train)
