@@ -55,7 +55,9 @@ LEARNING_RATES = {
 class Config(RunConfig):
     """What can be varied."""
 
-    dataset: Literal["cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist", "shapes", "digits"] = "cifar10"
+    dataset: Literal["cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist", "shapes", "digits"] = (
+        "cifar10"
+    )
     """Images to classify; shapes and digits are built in."""
     epochs: int = 12
     """Passes over the training data."""
@@ -67,17 +69,23 @@ class Config(RunConfig):
     """small: made for CPUs; resnet20 ... 56: He et al.'s CIFAR networks; resnet18: 11.2 M parameters."""
     shortcut: Literal["residual", "none"] = "residual"
     """none takes the shortcuts out of the resnets: the paper's plain networks."""
-    activation: Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "sigmoid"] = (
-        "relu"
-    )
+    activation: Literal[
+        "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "sigmoid"
+    ] = "relu"
     """Activation after every convolution."""
     initializer: Literal[
-        "he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "lecun_normal", "lecun_uniform", "orthogonal"
+        "he_normal",
+        "he_uniform",
+        "glorot_normal",
+        "glorot_uniform",
+        "lecun_normal",
+        "lecun_uniform",
+        "orthogonal",
     ] = "he_normal"
     """How every convolution's weights start."""
-    optimizer: Literal["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion"] = (
-        "nesterov"
-    )
+    optimizer: Literal[
+        "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion"
+    ] = "nesterov"
     """momentum and nesterov are SGD with momentum 0.9; adam is without weight decay, adamw with it."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
     """step divides by 10 at 1/2 and 3/4 of the run; cosine starts with a linear warm-up of 5 %."""
@@ -105,14 +113,21 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
     x = _small(config, x) if config.model == "small" else _resnet(config, x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)  # (batch, features)
     # Logits and loss in float32: a softmax in 16 bits loses the small probabilities.
-    logits = layers.Dense(len(data.labels), kernel_initializer=_initializer("glorot_uniform"), dtype="float32")(x)
+    logits = layers.Dense(
+        len(data.labels), kernel_initializer=_initializer("glorot_uniform"), dtype="float32"
+    )(x)
     return keras.Model(inputs, logits, name=config.model)
 
 
 def _convolution(config: Config, x: Any, filters: int, name: str | None = None) -> Any:
     """Convolution, batch normalization, activation: (batch, height, width, filters)."""
     x = layers.Conv2D(
-        filters, 3, padding="same", use_bias=False, kernel_initializer=_initializer(config.initializer), name=name
+        filters,
+        3,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=_initializer(config.initializer),
+        name=name,
     )(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
     return keras.layers.Activation(layers.activations.get(config.activation))(x)
@@ -175,10 +190,14 @@ def build_schedule(config: Config, steps: int) -> keras.optimizers.schedules.Lea
     if config.schedule == "constant":
         return layers.schedules.Constant(peak)
     if config.schedule == "step":
-        return layers.schedules.PiecewiseConstantDecay([steps // 2, 3 * steps // 4], [peak, peak / 10, peak / 100])
+        return layers.schedules.PiecewiseConstantDecay(
+            [steps // 2, 3 * steps // 4], [peak, peak / 10, peak / 100]
+        )
     if config.schedule == "cosine":
         warmup = steps // 20
-        return layers.schedules.LinearWarmup(layers.schedules.CosineDecay(peak, max(1, steps - warmup)), warmup)
+        return layers.schedules.LinearWarmup(
+            layers.schedules.CosineDecay(peak, max(1, steps - warmup)), warmup
+        )
     return layers.schedules.OneCycle(peak, max(2, steps), pct_start=0.2, anneal_strategy="linear")
 
 
@@ -232,7 +251,9 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     try:
         engine.training.fit(model, batches, data.validation, config.epochs, run, schedule)
     finally:
-        run.figure("learning_curves", engine.figures.learning_curves(run.history, f"{config.model} on {data.name}"))
+        run.figure(
+            "learning_curves", engine.figures.learning_curves(run.history, f"{config.model} on {data.name}")
+        )
     loss, _ = model.evaluate(data.test.x, data.test.y, batch_size=500, verbose=0)
     logits = model.predict(data.test.x, batch_size=500, verbose=0)
     for name, figure in draw(model, data, logits).items():
@@ -280,8 +301,10 @@ def draw(model: keras.Model, data: engine.data.Dataset, logits: np.ndarray) -> d
 
 
 def first_filters(model: keras.Model, channels: int) -> np.ndarray:
-    """The first convolution's kernels as images over the original pixels, (filters, height, width, channels)."""
-    kernel = keras.ops.convert_to_numpy(model.get_layer("stem").kernel)  # (height, width, s^2 channels, filters)
+    """The first convolution's kernels as images of pixels, (filters, height, width, channels)."""
+    kernel = keras.ops.convert_to_numpy(
+        model.get_layer("stem").kernel
+    )  # (height, width, s^2 channels, filters)
     height, width, depth, filters = kernel.shape
     s = round((depth // channels) ** 0.5)  # side of the blocks that SpaceToDepth made channels of
     blocks = kernel.reshape(height, width, s, s, channels, filters).transpose(5, 0, 2, 1, 3, 4)

@@ -8,7 +8,10 @@ import ctypes
 import importlib.util
 import os
 import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from typing import Any
 
+from recipes.engine import catalogue
 from recipes.engine.errors import RecipeError, unknown, usage_error
 
 BACKENDS = ("jax", "torch", "tensorflow")
@@ -16,15 +19,18 @@ DEFAULT = "jax"
 
 
 def choose_at_start() -> None:
-    """Set KERAS_BACKEND for `python -m recipes.NAME` or `python -m tuning.NAME`; exit 2 if that fails.
+    """Set KERAS_BACKEND for `python -m recipes.NAME` or `python -m tuning.NAME`; exit 2 if it cannot be.
 
     The order is --backend, then KERAS_BACKEND, then jax. A program that merely imports the package keeps
     whatever Keras would do by itself, with jax as the default.
     """
-    if not _started_as_command():
+    command = _command()
+    if command is None:
         os.environ.setdefault("KERAS_BACKEND", DEFAULT)
         return
     try:
+        if command.startswith("recipes."):
+            catalogue.require(command.removeprefix("recipes."))
         choose(sys.orig_argv)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,7 +65,7 @@ def choose(arguments: list[str]) -> str:
 
 def require_installed(name: str) -> None:
     """Refuse a backend whose framework is absent, saying how to get it."""
-    if importlib.util.find_spec(name) is None:
+    if name not in installed():
         raise usage_error(
             f"backend '{name}' is not installed: pip install 'keras-recipes[{name}]', "
             f"or choose one of {', '.join(installed()) or 'jax, torch, tensorflow'} with --backend"
@@ -71,13 +77,22 @@ def installed() -> list[str]:
     return [name for name in BACKENDS if importlib.util.find_spec(name)]
 
 
+class _WithoutTensorFlow(PathFinder):
+    """Python's ordinary search for modules, which does not find TensorFlow."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return None if fullname == "tensorflow" else super().find_spec(fullname, path, target)
+
+
 def keep_tensorflow_out() -> None:
     """Make TensorFlow look absent in this process.
 
     Keras and MLflow import it whenever they find it (`model.save` does), which costs a JAX or PyTorch
     run two seconds and 400 MB for nothing.
     """
-    sys.modules.setdefault("tensorflow", None)
+    if PathFinder in sys.meta_path:
+        sys.meta_path[sys.meta_path.index(PathFinder)] = _WithoutTensorFlow
 
 
 def keep_memory() -> None:
@@ -107,12 +122,12 @@ def thread_environment(threads: int) -> dict[str, str]:
     }
 
 
-def _started_as_command() -> bool:
-    """Whether Python is now looking for the module of `python -m recipes...` or `python -m tuning...`."""
+def _command() -> str | None:
+    """The module of `python -m recipes...` or `python -m tuning...`, while Python is looking for it."""
     if sys.argv[:1] != ["-m"] or "-m" not in sys.orig_argv:
-        return False
-    position = sys.orig_argv.index("-m") + 1
-    return position < len(sys.orig_argv) and sys.orig_argv[position].split(".")[0] in ("recipes", "tuning")
+        return None
+    module = "".join(sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1])
+    return module if module.split(".")[0] in ("recipes", "tuning") and ".engine" not in module else None
 
 
 def _option(arguments: list[str], flag: str) -> str | None:

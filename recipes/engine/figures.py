@@ -43,7 +43,9 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, labels: Sequence[
     for row, column in np.ndindex(*share.shape):
         if counts[row, column]:
             colour = "white" if share[row, column] > 55 else "black"
-            axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+            axes.text(
+                column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8
+            )
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("predicted")

@@ -1,7 +1,7 @@
 """From a command line to a seeded, tracked run with a true end."""
 
+import contextlib
 import dataclasses
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -119,7 +119,7 @@ def _circumstances(name: str, config: RunConfig) -> dict[str, str]:
     tags["command"] = " ".join(["python", *sys.orig_argv[1:]])
     tags["mlflow.source.name"] = f"recipes.{name}"
     for package in VERSIONED:
-        if importlib.util.find_spec(package):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             tags[f"version.{package}"] = metadata.version(package)
     tags["version.python"] = ".".join(map(str, sys.version_info[:3]))
     tags["device"] = _device(config.backend)

@@ -123,7 +123,10 @@ class Run:
             yield answered
         except (MlflowException, OSError) as error:
             answered.clear()
-            print(f"warning: tracking server {self.uri}: {what} not stored ({_first_line(error)})", file=sys.stderr)
+            print(
+                f"warning: tracking server {self.uri}: {what} not stored ({_first_line(error)})",
+                file=sys.stderr,
+            )
 
 
 def start(
@@ -181,7 +184,9 @@ def experiment_of(client: "MlflowClient", uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
-            raise RecipeError(f"experiment '{name}' is deleted in {uri}: restore it, or choose another --experiment")
+            raise RecipeError(
+                f"experiment '{name}' is deleted in {uri}: restore it, or choose another --experiment"
+            )
         return found.experiment_id
     location = None
     if uri.startswith("sqlite"):
@@ -215,7 +220,9 @@ def _probe(uri: str) -> None:
         except OSError as error:
             raise RecipeError(f"cannot make the tracking store's folder {folder}: {error.strerror}") from None
         if not os.access(folder, os.W_OK):
-            raise RecipeError(f"cannot write to the tracking store's folder {folder}: choose another --tracking-uri")
+            raise RecipeError(
+                f"cannot write to the tracking store's folder {folder}: choose another --tracking-uri"
+            )
 
 
 @contextlib.contextmanager
@@ -231,3 +238,21 @@ def _store_errors(uri: str):  # noqa: ANN202 - a generator behind contextmanager
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
+
+def absolute(uri: str | None) -> str:
+    """A tracking URI that means the same in every working directory."""
+    uri = uri or STORE
+    prefix = "sqlite:///"
+    return prefix + str(Path(uri.removeprefix(prefix)).absolute()) if uri.startswith(prefix) else uri
+
+
+def end_children(uri: str, experiment: str, parent: str) -> int:
+    """Mark a parent's children that still say RUNNING, though nobody runs them, as KILLED; their number."""
+    client, uri = connect(uri)
+    running = client.search_runs(
+        [experiment_of(client, uri, experiment)],
+        f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
+    )
+    for child in running:
+        client.set_terminated(child.info.run_id, "KILLED")
+    return len(running)

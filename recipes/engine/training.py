@@ -109,11 +109,18 @@ class Curves(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Record validation metrics and speed, and say so."""
         values = {f"val/{name[4:]}": value for name, value in logs.items() if name.startswith("val_")}
-        values["images_per_second"] = self._speed(self.steps_per_epoch, getattr(self, "train_end", time.perf_counter()))
+        values["images_per_second"] = self._speed(
+            self.steps_per_epoch, getattr(self, "train_end", time.perf_counter())
+        )
         self.run.metrics(values, self.step)
-        shown = {f"train/{name}": value for name, value in logs.items() if not name.startswith("val_")} | values
+        shown = {
+            f"train/{name}": value for name, value in logs.items() if not name.startswith("val_")
+        } | values
         line = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        print(f"{chr(13) if self.on_screen else ''}epoch {epoch + 1}/{self.epochs}  step {self.step}  {line}", flush=True)
+        print(
+            f"{chr(13) if self.on_screen else ''}epoch {epoch + 1}/{self.epochs}  step {self.step}  {line}",
+            flush=True,
+        )
 
     def _point(self, seen: int, logs: dict) -> None:
         """Means over the steps since the last point, out of Keras' means since the epoch began."""

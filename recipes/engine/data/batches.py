@@ -23,7 +23,9 @@ class Batches(keras.utils.PyDataset):
         epoch: the epoch to begin with.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, augment: str = "none", epoch: int = 0) -> None:
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, augment: str = "none", epoch: int = 0
+    ) -> None:
         super().__init__()
         self.split = split
         self.batch_size = min(batch_size, len(split))

@@ -4,7 +4,7 @@ TFDS' metadata and NumPy decoding work without it; only its reader and its prepa
 records are read here by hand, on every backend alike, and a download runs in a process of its own.
 """
 
-import importlib.util
+import hashlib
 import logging
 import os
 import socket
@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def _records(path: Path) -> Iterator[bytes]:
             length = struct.unpack("<Q", header[:8])[0]
             record = file.read(length)
             if len(record) != length or len(file.read(4)) != 4:
-                raise RecipeError(f"{path} ends in the middle of a record: delete the dataset and prepare it again")
+                raise RecipeError(
+                    f"{path} ends in the middle of a record: delete the dataset and prepare it again"
+                )
             yield record
 
 
@@ -125,8 +128,6 @@ def _read_cached(cached: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _digest(stamp: str) -> str:
-    import hashlib
-
     return hashlib.blake2b(stamp.encode(), digest_size=6).hexdigest()
 
 
@@ -137,12 +138,16 @@ def _download(name: str, data_dir: Path | None) -> None:
         "or take a built-in set: --dataset shapes or --dataset digits"
     )
     if not _network():
-        raise RecipeError(f"dataset '{name}' is not in {where} and there is no network to download it: {ways_out}")
-    if importlib.util.find_spec("tensorflow") is None and "tensorflow" not in sys.modules:
+        raise RecipeError(
+            f"dataset '{name}' is not in {where} and there is no network to download it: {ways_out}"
+        )
+    try:
+        metadata.version("tensorflow")
+    except metadata.PackageNotFoundError:
         raise RecipeError(
             f"dataset '{name}' is not in {where}, and TensorFlow, which TFDS needs to download it, "
             f"is not installed: {ways_out}"
-        )
+        ) from None
     print(f"downloading {name} to {where} (once)", flush=True)
     code = (
         "import sys, tensorflow_datasets as tfds;"

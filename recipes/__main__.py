@@ -1,0 +1,19 @@
+"""`python -m recipes`: the table of contents."""
+
+from itertools import groupby
+
+from recipes.engine import catalogue
+
+
+def main() -> None:
+    """Print every recipe with its first line, a topic at a time."""
+    print("python -m recipes.NAME --help tells what a recipe can be told.\n")
+    width = max(map(len, catalogue.names()))
+    for topic, members in groupby(catalogue.names(), key=lambda name: name.split("_")[0]):
+        print(topic)
+        for name in members:
+            print(f"    {name:<{width}}  {catalogue.summary(name)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What a sweep varies: settings of a recipe's fields, checked against its Config before anything starts."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recipes.engine.config import RunConfig, field_types, value_of
+from recipes.engine.errors import unknown, usage_error
+
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The axes of a sweep.
+
+    Args:
+        grid: values by field; every combination is run.
+        choices: values by field, drawn from.
+        uniform: bounds by field, drawn between.
+        loguniform: bounds by field, drawn between on a logarithmic scale.
+    """
+
+    grid: dict[str, list[Any]]
+    choices: dict[str, list[Any]]
+    uniform: dict[str, tuple[float, float]]
+    loguniform: dict[str, tuple[float, float]]
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields that vary, in the order they were given."""
+        return [*self.grid, *self.choices, *self.uniform, *self.loguniform]
+
+    def settings(self, trials: int, seed: int) -> list[Setting]:
+        """Every combination of the grid, each with `trials` draws of what is drawn.
+
+        Args:
+            trials: draws for each point of the grid; without anything to draw there is one.
+            seed: fixes the draws.
+        """
+        rng = np.random.default_rng(seed)
+        points = [
+            dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())
+        ]
+        if not (self.choices or self.uniform or self.loguniform):
+            return points
+        return [{**point, **self._draw(rng)} for point in points for _ in range(trials)]
+
+    def _draw(self, rng: np.random.Generator) -> Setting:
+        return {
+            **{name: values[rng.integers(len(values))] for name, values in self.choices.items()},
+            **{name: float(rng.uniform(*bounds)) for name, bounds in self.uniform.items()},
+            **{
+                name: math.exp(rng.uniform(math.log(low), math.log(high)))
+                for name, (low, high) in self.loguniform.items()
+            },
+        }
+
+
+def parse(
+    config_class: type[RunConfig],
+    grid: Sequence[str] = (),
+    choice: Sequence[str] = (),
+    uniform: Sequence[str] = (),
+    loguniform: Sequence[str] = (),
+) -> Space:
+    """A space from the words of a command line.
+
+    Args:
+        config_class: the recipe's Config.
+        grid: `field=value,value,...` for every value in turn.
+        choice: `field=value,value,...` for draws among the values.
+        uniform: `field=low,high` for draws between two numbers.
+        loguniform: the same on a logarithmic scale.
+
+    Returns:
+        The space.
+
+    Raises:
+        RecipeError: an unknown field or value (the nearest valid one is named), a field given twice, or
+            bounds that are not two rising numbers.
+    """
+    space = Space(
+        _lists(config_class, "--grid", grid),
+        _lists(config_class, "--choice", choice),
+        _bounds(config_class, "--uniform", uniform),
+        _bounds(config_class, "--loguniform", loguniform),
+    )
+    fields = space.fields
+    if not fields:
+        raise usage_error("nothing varies: give at least one --grid, --choice, --uniform or --loguniform")
+    twice = {name for name in fields if fields.count(name) > 1}
+    if twice:
+        raise usage_error(f"field '{min(twice)}' is varied twice")
+    for name, (low, _) in space.loguniform.items():
+        if low <= 0:
+            raise usage_error(f"--loguniform {name} needs positive bounds, not {low}")
+    return space
+
+
+def _split(config_class: type[RunConfig], flag: str, word: str) -> tuple[str, list[str]]:
+    name, joined, values = word.partition("=")
+    name = name.replace("-", "_")
+    if not joined or not all(values.split(",")):
+        raise usage_error(f"{flag} takes field=value,value,..., not '{word}'")
+    kinds = field_types(config_class)
+    if name not in kinds:
+        raise unknown("field", name, kinds)
+    if name in ("seed", "backend", "tracking_uri", "experiment", "resume"):
+        raise usage_error(
+            f"{flag} cannot vary '{name}': it belongs to the sweep as a whole (--seeds, --{name})"
+        )
+    return name, values.split(",")
+
+
+def _lists(config_class: type[RunConfig], flag: str, words: Sequence[str]) -> dict[str, list[Any]]:
+    result = {}
+    for word in words:
+        name, values = _split(config_class, flag, word)
+        if name in result:
+            raise usage_error(f"field '{name}' is varied twice")
+        result[name] = [value_of(config_class, name, value) for value in values]
+    return result
+
+
+def _bounds(config_class: type[RunConfig], flag: str, words: Sequence[str]) -> dict[str, tuple[float, float]]:
+    result = {}
+    for word in words:
+        name, values = _split(config_class, flag, word)
+        if field_types(config_class)[name] not in (float, float | None):
+            raise usage_error(f"{flag} draws numbers, and '{name}' is not a float: use --choice or --grid")
+        bounds = tuple(value_of(config_class, name, value) for value in values)
+        if len(bounds) != 2 or None in bounds or not bounds[0] < bounds[1]:
+            raise usage_error(f"{flag} takes {name}=low,high with low below high, not '{word}'")
+        result[name] = bounds
+    return result
