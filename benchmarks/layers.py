@@ -1,0 +1,264 @@
+"""Training step and peak memory of our layers against Keras' built-in ones.
+
+    python -m benchmarks.layers                                 # one table a backend
+    python -m benchmarks.layers --backends torch --threads 2 --layers Conv2D Dropout
+
+A step is the forward and the backward pass, by the weights and by floating-point inputs, compiled as
+`model.fit` compiles it: `jax.jit` on JAX, `tf.function(jit_compile=True)` on TensorFlow, eager autograd on
+PyTorch. Ours and the built-in run in the same process, in interleaved rounds whose order alternates, each
+round long enough to be timed; the ratio is the median over rounds. Processes are pinned to `--threads` cores.
+Peak memory is `ru_maxrss` of a process of its own, less what it was before the layer was made.
+
+Sizes are those of a recipe's middle: a ResNet-20's first stage (batch 128, 32x32, 16 channels) for images, a
+small transformer's activations (batch 32, 128 steps, 256 features) for the rest. Other modules bring their
+own cases: `if __name__ == "__main__": main(CASES, __spec__.name)`.
+
+Tried and not kept: see the end of this file.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+BACKENDS = ("jax", "torch", "tensorflow")
+SECONDS_A_ROUND = 0.15
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+        make: makes the layer from a module, `layers` or `keras.layers`.
+        shape: shape of the input; several shapes where the layer takes several inputs.
+        options: further arguments of the call.
+        integers: None for normal inputs, or the bound of random integer ones.
+    """
+
+    make: Callable[[Any], Any]
+    shape: tuple
+    options: dict = field(default_factory=dict)
+    integers: int | None = None
+
+
+IMAGES = (128, 32, 32, 16)
+FEATURES = (32, 128, 256)
+
+CASES = {
+    "Dense": Case(lambda m: m.Dense(256, activation="relu"), FEATURES),
+    "Conv2D": Case(lambda m: m.Conv2D(16, 3, padding="same"), IMAGES),
+    "DepthwiseConv2D": Case(lambda m: m.DepthwiseConv2D(3, padding="same"), IMAGES),
+    "Conv2DTranspose": Case(lambda m: m.Conv2DTranspose(16, 3, 2, padding="same"), (128, 16, 16, 16)),
+    "MaxPooling2D": Case(lambda m: m.MaxPooling2D(2), IMAGES),
+    "GlobalAveragePooling2D": Case(lambda m: m.GlobalAveragePooling2D(), IMAGES),
+    "BatchNormalization": Case(lambda m: m.BatchNormalization(), IMAGES, {"training": True}),
+    "LayerNormalization": Case(lambda m: m.LayerNormalization(), FEATURES),
+    "GroupNormalization": Case(lambda m: m.GroupNormalization(4), IMAGES),
+    "RMSNormalization": Case(lambda m: m.RMSNormalization(), FEATURES),
+    "Dropout": Case(lambda m: m.Dropout(0.1), FEATURES, {"training": True}),
+    "SpatialDropout2D": Case(lambda m: m.SpatialDropout2D(0.1), IMAGES, {"training": True}),
+    "GaussianNoise": Case(lambda m: m.GaussianNoise(0.1), FEATURES, {"training": True}),
+}
+
+
+def random_inputs(case: Case) -> list:
+    """NumPy inputs, the same in every process."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shapes = case.shape if isinstance(case.shape[0], tuple) else (case.shape,)
+    if case.integers is not None:
+        return [rng.integers(0, case.integers, size=shape).astype("int32") for shape in shapes]
+    return [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+
+def cotangents_of(outputs: Any) -> list:
+    """Fixed output gradients of the outputs' shapes; PyTorch and XLA cannot simplify them away."""
+    import keras
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    return [
+        keras.ops.cast(
+            keras.ops.convert_to_tensor(rng.normal(size=tuple(x.shape)).astype("float32")), x.dtype
+        )
+        for x in keras.tree.flatten(outputs)
+    ]
+
+
+def training_step(layer: Any, case: Case) -> Callable[[], Any]:
+    """A function that runs one step and waits for its gradients."""
+    import keras
+
+    inputs = [keras.ops.convert_to_tensor(x) for x in random_inputs(case)]
+    cotangents = cotangents_of(layer(*inputs, **case.options))
+    by_inputs = case.integers is None
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        @jax.jit
+        def step(trainable: list, state: list, inputs: list) -> tuple:
+            def outputs_of(trainable: list, inputs: list) -> tuple:
+                outputs, new = layer.stateless_call(trainable, state, *inputs, **case.options)
+                return keras.tree.flatten(outputs), new
+
+            if by_inputs:
+                _, pull, new = jax.vjp(outputs_of, trainable, inputs, has_aux=True)
+            else:
+                _, pull, new = jax.vjp(lambda t: outputs_of(t, inputs), trainable, has_aux=True)
+            return pull(cotangents), new
+
+        values = [[v.value for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables)]
+        return lambda: jax.block_until_ready(step(*values, inputs))
+    if backend == "torch":
+        import torch
+
+        sources = [v.value for v in layer.trainable_variables]
+        if by_inputs:
+            inputs = [x.requires_grad_() for x in inputs]
+            sources += inputs
+
+        def step() -> tuple:
+            outputs = keras.tree.flatten(layer(*inputs, **case.options))
+            return torch.autograd.grad(outputs, sources, cotangents)
+
+        return step
+
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def step(inputs: list) -> list:
+        with tf.GradientTape() as tape:
+            if by_inputs:
+                tape.watch(inputs)
+            outputs = keras.tree.flatten(layer(*inputs, **case.options))
+        sources = [v.value for v in layer.trainable_variables] + (inputs if by_inputs else [])
+        return tape.gradient(outputs, sources, cotangents)
+
+    return lambda: [x.numpy() if x is not None and x.shape.rank == 0 else x for x in step(inputs)]
+
+
+def seconds(step: Callable, calls: int) -> float:
+    """Mean duration of a step."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        step()
+    return (time.perf_counter() - start) / calls
+
+
+def compare(case: Case, rounds: int) -> dict:
+    """Durations of ours and the built-in, interleaved."""
+    import keras
+
+    import layers
+
+    ours, theirs = (training_step(case.make(module), case) for module in (layers, keras.layers))
+    for step in (ours, theirs, ours, theirs):
+        step()
+    calls = max(1, round(SECONDS_A_ROUND / max(seconds(ours, 2), seconds(theirs, 2))))
+    times: dict = {"ours": [], "theirs": []}
+    for number in range(rounds):
+        pair = [("ours", ours), ("theirs", theirs)]
+        for name, step in pair if number % 2 else reversed(pair):
+            times[name].append(seconds(step, calls))
+    ratios = [mine / other for mine, other in zip(times["ours"], times["theirs"], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else ratios * 3
+    return {name: statistics.median(values) for name, values in times.items()} | {
+        "ratio": middle,
+        "low": low,
+        "high": high,
+    }
+
+
+def peak(case: Case, ours: bool) -> dict:
+    """Growth of this process' peak memory by a few steps, in MiB."""
+    import keras
+
+    import layers
+
+    random_inputs(case)
+    keras.ops.convert_to_numpy(keras.ops.ones((1,)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = training_step(case.make(layers if ours else keras.layers), case)
+    for _ in range(3):
+        step()
+    return {"mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+
+
+def pin(threads: int) -> None:
+    """Hold this process, and the thread pools it will start, to so many cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    if os.environ["KERAS_BACKEND"] == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def child(module: str, backend: str, threads: int, *task: str) -> Any:
+    """Run a task in a process of its own; the result is its last line."""
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "OMP_NUM_THREADS": str(threads),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    command = [sys.executable, "-m", module, "--threads", str(threads), "--task", *task]
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def table(module: str, backend: str, names: list, threads: int, rounds: int, memory: bool) -> None:
+    """Print one backend's table, line by line as they come."""
+    print(f"\n### {backend}, {threads} thread{'s' if threads > 1 else ''}, median of {rounds} rounds\n")
+    print("| layer | ours ms | Keras ms | ratio | quartiles | ours MiB | Keras MiB |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    ratios = []
+    for name in names:
+        times = child(module, backend, threads, "time", name, str(rounds))
+        ratios.append(times["ratio"])
+        mib = ["-", "-"]
+        if memory:
+            mib = [
+                f"{child(module, backend, threads, 'memory', name, who)['mib']:.0f}"
+                for who in ("ours", "theirs")
+            ]
+        print(
+            f"| {name} | {1e3 * times['ours']:.2f} | {1e3 * times['theirs']:.2f} | {times['ratio']:.2f} "
+            f"| {times['low']:.2f} - {times['high']:.2f} | {mib[0]} | {mib[1]} |",
+            flush=True,
+        )
+    print(f"\nGeometric mean of the ratios: {statistics.geometric_mean(ratios):.2f}", flush=True)
+
+
+def main(cases: dict[str, Case], module: str) -> None:
+    """The command line, and the tasks of its child processes."""
+    parser = argparse.ArgumentParser(description="Our layers against Keras' built-in ones.")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--layers", nargs="+", choices=list(cases), default=list(cases), metavar="NAME")
+    parser.add_argument("--threads", type=int, default=1, help="cores that each process is pinned to")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak-memory processes")
+    parser.add_argument("--task", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.task:
+        kind, name, value = arguments.task
+        pin(arguments.threads)
+        case = cases[name]
+        result = compare(case, int(value)) if kind == "time" else peak(case, value == "ours")
+        print(json.dumps(result))
+        return
+    for backend in arguments.backends:
+        table(module, backend, arguments.layers, arguments.threads, arguments.rounds, not arguments.no_memory)
+
+
+if __name__ == "__main__":
+    main(CASES, __spec__.name)
