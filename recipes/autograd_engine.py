@@ -270,7 +270,7 @@ FLOWS = {
 
 
 def gradient_flow(config: Config, activation: str, initializer: Any) -> np.ndarray:
-    """Norm of the loss gradient with respect to the output of each layer, first to last, in a fresh network."""
+    """Norm of the loss gradient with respect to each layer's output, first to last, in a fresh network."""
     rng = np.random.default_rng(config.seed)
     start = "orthogonal" if initializer == "lsuv" else initializer
     model = Sequential(

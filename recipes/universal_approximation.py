@@ -72,7 +72,7 @@ class Config(RunConfig):
     """Three functions of one variable and two of two, on the unit interval and square."""
     epochs: int = 1500
     """Steps of every network, each on all points."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.05
     """Step size at the start; it falls to 0 along a cosine."""
     largest: int = 64
     """Largest width; the widths are 1, 2, 4, ... up to it."""
@@ -175,9 +175,8 @@ def train(config: Config, run: Run) -> dict[str, float]:
             models[name, width] = min(found, key=lambda pair: pair[1])[0]
             run.metrics({f"rmse/{name.replace(' ', '_')}": float(np.mean(rows[-1]))}, step=width)
         errors[name] = np.array(rows)
-        print(
-            f"{name}: rmse {errors[name][0].mean():.4f} at width 1, {errors[name][-1].mean():.4f} at {widths[-1]}"
-        )
+        first, last = errors[name].mean(axis=1)[[0, -1]]
+        print(f"{name}: rmse {first:.4f} at width 1, {last:.4f} at width {widths[-1]}", flush=True)
     stairs = {name: [stair_error(name, max(1, width - 1)) for width in widths] for name in ONE_D}
     run.figure("construction", construction_figure())
     run.figure("fits", fits_figure(models, widths))
