@@ -1,8 +1,8 @@
 """What every optimizer here shares: an update rule written once, applied fast on each backend.
 
-`keras.optimizers.Optimizer`, the abstract base, keeps the variables and the learning rate and does decoupled
-weight decay, averaging of the weights, gradient accumulation and loss scaling. An optimizer adds `state_of`,
-`coefficients` and `rule`; the arithmetic is all in the last two.
+`keras.optimizers.Optimizer`, the abstract base, keeps the variables and the learning rate and does averaging of
+the weights, gradient accumulation and loss scaling. Clipping and weight decay are done here. An optimizer
+adds `state_of`, `coefficients` and `rule`; its arithmetic is all in the last two.
 """
 
 import math
@@ -61,32 +61,41 @@ class Optimizer(keras.optimizers.Optimizer):
         """Apply the rule to one model variable and its state."""
         dtype = keras.utils.standardize_dtype(variable.dtype)
         gradient = ops.convert_to_tensor(gradient, dtype=dtype)  # makes TensorFlow's sparse gradients dense
-        coefficients = self._coefficients_once(learning_rate, dtype)
+        decay, coefficients = self._coefficients_once(learning_rate, dtype)
+        decays = decay is not None and self._use_weight_decay(variable)
         stored = (variable, *self.state_of(variable))
         if keras.config.backend() == "torch" and variable.value is variable._value:
             # Detached tensors share the variables' memory: writing to them updates the variables.
             values = [each.value.detach() for each in stored]
             for slope, weight, *state in _blocks([gradient.detach(), *values]):
+                if decays:
+                    weight *= decay
                 new_values = self.rule(coefficients, weight, slope, *state)
                 for old, new in zip((weight, *state), new_values, strict=True):
                     if new is not old:
                         old[...] = new
         else:
             weight, *state = (_own_value(each) for each in stored)
+            if decays:
+                weight *= decay
             for each, new in zip(stored, self.rule(coefficients, weight, gradient, *state), strict=True):
                 self.assign(each, new)
 
     def _coefficients_once(self, learning_rate: Any, dtype: str) -> tuple:
-        """Return the coefficients, computed once a step however many variables there are."""
+        """Return (decay or None, coefficients), computed once a step however many variables there are."""
         if dtype in self._memo.values:
             return self._memo.values[dtype]
         # Powers of 0.999 need float32: in bfloat16 the number itself is 1.
         precise = "float64" if dtype == "float64" else "float32"
-        coefficients = self.coefficients(ops.cast(learning_rate, precise), precise)
+        learning_rate = ops.cast(learning_rate, precise)
+        decay = None
+        if self.weight_decay is not None:
+            decay = _scalar(ops.cast(1.0 - learning_rate * self.weight_decay, dtype))
+        coefficients = self.coefficients(learning_rate, precise)
         coefficients = tuple(_scalar(ops.cast(each, dtype)) for each in coefficients)
         if self._memo.open:
-            self._memo.values[dtype] = coefficients
-        return coefficients
+            self._memo.values[dtype] = decay, coefficients
+        return decay, coefficients
 
     def _backend_update_step(
         self, grads: Sequence, trainable_variables: Sequence, learning_rate: Any
@@ -97,6 +106,9 @@ class Optimizer(keras.optimizers.Optimizer):
         finally:
             self._memo.open = False
             self._memo.values.clear()
+
+    def _apply_weight_decay(self, variables: Sequence) -> None:
+        """Do nothing: `update_step` decays each weight just before its rule, in the same pass over memory."""
 
     def _clip_gradients(self, grads: Sequence) -> Sequence:
         if self.clipnorm:
