@@ -95,7 +95,7 @@ def main() -> None:
         steps = {"numpy": numpy_step(module, shape, x, y), "torch": torch_step(torch_models()[name], x, y)}
         turn = max(1, options.batches // 10)
         times: dict[str, list[float]] = {library: [] for library in steps}
-        for library, step in steps.items():
+        for step in steps.values():
             seconds(step, 5)  # the first steps pay for caches and threads
         for _ in range(10 * options.rounds):
             for library, step in steps.items():

@@ -1,31 +1,24 @@
-"""How automatic differentiation works: a scalar engine in fifty lines, the tensor engine, and three
-frameworks.
+"""How automatic differentiation works: a scalar engine, a tensor engine, and three frameworks.
 
-Question: is a hand-made engine right? The same formulas, written once, are differentiated by a scalar
-    engine that
-fits on one screen (class `Value` below), by the tensor engine in `layers.autograd`, and by PyTorch, JAX and
-TensorFlow, as far as they are installed. In float64 all agree to rounding.
+Question: is a hand-made engine right? The same formulas, written once, are differentiated by an engine for
+single numbers that fits on two screens (`layers.autograd.scalar`), by the tensor engine in
+`layers.autograd`, and by PyTorch, JAX and TensorFlow, as far as they are installed. In float64 all agree to
+rounding.
 
     python -m recipes.autograd_engine --backend numpy
 
 Expected: largest difference to any framework under 1e-12, in about half a minute, most of which the
-    frameworks
-take to start.
+frameworks take to start.
 
 Figures: graph (a formula as the engine records it, values and gradients in every box), agreement
-    (differences by
-formula and framework), derivatives (tanh and three derivatives by grad of grad of grad), gradient_flow (the
-norm of the gradient in every layer of a deep network, by activation and initialization).
+(differences by formula and framework), derivatives (tanh and three derivatives by grad of grad of grad),
+gradient_flow (the norm of the gradient in every layer of a deep network, by activation and initialization).
 
 References:
     Wengert, 1964, A simple automatic derivative evaluation program.
     Baydin et al., 2018, Automatic differentiation in machine learning: a survey, arXiv:1502.05767.
     Karpathy, 2020, micrograd (the idea of a scalar engine).
     Glorot and Bengio, 2010, Understanding the difficulty of training deep feedforward neural networks.
-
-Differences from micrograd:
-    1. The reverse pass walks an explicit stack, so that depth is no limit.
-    2. A node keeps its local derivatives as numbers instead of a function to call.
 """
 
 from __future__ import annotations
@@ -42,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from layers.autograd import Tensor, draw, grad, ops
+from layers.autograd import Tensor, draw, grad, ops, scalar
 from layers.autograd.nn import Dense, Sequential
 from layers.autograd.nn.initializers import lsuv
 from recipes.engine import launch
@@ -76,77 +69,6 @@ class Config(RunConfig):
     def small(cls, **changes: Any) -> Config:
         """No frameworks, a shallow network."""
         return cls(**{"depth": 6, "width": 16, "frameworks": False, **changes})
-
-
-class Value:
-    """A number that remembers which numbers it was computed from, and its derivative by each of them.
-
-    Args:
-        data: the number.
-        parents: pairs (value, d self / d value).
-    """
-
-    def __init__(self, data: float, parents: tuple[tuple[Value, float], ...] = ()) -> None:
-        self.data, self.parents, self.grad = data, parents, 0.0
-
-    def __add__(self, other: Value | float) -> Value:
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, ((self, 1.0), (other, 1.0)))
-
-    def __mul__(self, other: Value | float) -> Value:
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, ((self, other.data), (other, self.data)))
-
-    def __pow__(self, n: float) -> Value:
-        return Value(self.data**n, ((self, n * self.data ** (n - 1)),))
-
-    def __neg__(self) -> Value:
-        return self * -1.0
-
-    def __sub__(self, other: Value | float) -> Value:
-        return self + -other
-
-    def __truediv__(self, other: Value | float) -> Value:
-        return self * (other**-1)
-
-    def __rsub__(self, other: float) -> Value:
-        return -self + other
-
-    def __rtruediv__(self, other: float) -> Value:
-        return self**-1 * other
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def backward(self) -> None:
-        """Add d self / d v to v.grad of every value v behind this one."""
-        order, seen, stack = [], set(), [(self, False)]
-        while stack:
-            value, done = stack.pop()
-            if done:
-                order.append(value)
-            elif id(value) not in seen:
-                seen.add(id(value))
-                stack.append((value, True))
-                stack += [(parent, False) for parent, _ in value.parents]
-        self.grad = 1.0
-        for value in reversed(order):
-            for parent, slope in value.parents:
-                parent.grad += slope * value.grad  # the chain rule, summed over all ways
-
-
-def scalar_exp(x: Value) -> Value:
-    """e^x."""
-    return Value(math.exp(x.data), ((x, math.exp(x.data)),))
-
-
-def scalar_tanh(x: Value) -> Value:
-    """`tanh` x."""
-    return Value(math.tanh(x.data), ((x, 1 - math.tanh(x.data) ** 2),))
-
-
-def scalar_log(x: Value) -> Value:
-    """`log` x."""
-    return Value(math.log(x.data), ((x, 1 / x.data),))
 
 
 # Formulas of numbers: every engine can differentiate them. `m` is the namespace of functions.
@@ -195,11 +117,10 @@ def formula(name: str) -> Callable[..., Any]:
 
 def scalar_gradients(arguments: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
     """By the scalar engine, for the formulas of numbers."""
-    namespace = SimpleNamespace(exp=scalar_exp, tanh=scalar_tanh, log=scalar_log)
     result = {}
     for name in SCALAR:
-        values = [Value(float(x)) for x in arguments[name]]
-        formula(name)(namespace, *values).backward()
+        values = [scalar.Value(float(x)) for x in arguments[name]]
+        formula(name)(scalar, *values).backward()
         result[name] = [np.asarray(v.grad) for v in values]
     return result
 

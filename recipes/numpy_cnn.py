@@ -1,23 +1,26 @@
 """LeNet on MNIST in NumPy: a convolutional network on an engine of a thousand lines.
 
 Question: is a convolution anything but a matrix product? Here it is one: `unfold` lays the windows of the
-    image
-beside each other, BLAS multiplies, and the gradient comes from the transposes of both (layers/autograd/ops).
+image beside each other, BLAS multiplies, and the gradient comes from the transposes of both
+(layers/autograd/ops).
 
-    python -m recipes.numpy_cnn --backend numpy --dataset mnist
+    python -m recipes.numpy_cnn --backend numpy                      # MNIST by TensorFlow Datasets
+    python -m recipes.numpy_cnn --backend numpy --dataset digits     # built in, 8x8 pixels enlarged to 16x16
 
-Expected: 99.0 % on the test images (seeds, duration and hardware: results/numpy/README.md), under 5 minutes
-    on
-two CPU cores. Without the download: `--dataset digits`, 8x8 pixels enlarged to 16x16.
+Expected: results/numpy/README.md, with test accuracy, seeds, time and machine.
 
 Figures: learning_curves, filters (kernels of the first layer), feature_maps (a digit on its way through the
 layers), errors (the most confident ones).
 
-Reference: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998.
+References:
+    LeCun, Bottou, Bengio and Haffner, 1998, Gradient-based learning applied to document recognition.
 
-Differences from LeNet-5: ReLU instead of a scaled tanh, max-pooling instead of a trained average, all maps
-of the second convolution see all of the first, a softmax instead of radial basis functions, Adam instead of a
-diagonal Levenberg-Marquardt step, no enlargement to 32x32 but zeros around the first convolution.
+Differences from LeNet-5:
+    1. ReLU instead of a scaled tanh; max-pooling instead of a mean with trained scale.
+    2. All maps of the second convolution see all of the first.
+    3. A softmax with cross-entropy instead of radial basis functions.
+    4. Adam instead of a diagonal Levenberg-Marquardt step.
+    5. Zeros around the first convolution instead of images enlarged to 32x32.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from layers.autograd.nn import Conv2D, Dense, Flatten, MaxPooling2D, Module, Seq
 from layers.autograd.nn.losses import sparse_categorical_crossentropy
 from layers.autograd.optim import Adam, clip_by_global_norm
 from layers.autograd.schedules import cosine_decay
-from recipes.engine import launch
+from recipes.engine import figures, launch
 from recipes.engine.config import RunConfig
 from recipes.engine.data import Dataset, Split, load
 from recipes.engine.tracking import Run
@@ -130,7 +133,6 @@ def train(config: Config, run: Run) -> dict[str, float]:
     per_epoch = len(training) // batch_size
     optimizer = Adam(model.weights, cosine_decay(config.learning_rate, config.epochs * per_epoch))
 
-    history: dict[str, list[float]] = {"step": []}
     step = 0
     for epoch in range(config.epochs):
         start, total, norms = time.perf_counter(), 0.0, 0.0
@@ -151,9 +153,6 @@ def train(config: Config, run: Run) -> dict[str, float]:
             **{f"weight_norm/{path}": float(np.linalg.norm(w.data)) for path, w in model.named_weights()},
         }
         run.metrics(found, step)
-        history["step"].append(step)
-        for name, value in found.items():
-            history.setdefault(name, []).append(value)
         print(
             f"epoch {epoch + 1}/{config.epochs}  train loss {total:.4f}  "
             f"val accuracy {found['val/accuracy']:.4f}",
@@ -161,30 +160,12 @@ def train(config: Config, run: Run) -> dict[str, float]:
         )
 
     final = {f"test/{k}": v for k, v in evaluate(model, test).items()}
-    final |= {name: history[name][-1] for name in ("train/loss", "val/loss", "val/accuracy")}
-    run.figure("learning_curves", curves_figure(history))
+    final |= {name: found[name] for name in ("train/loss", "val/loss", "val/accuracy")}
+    run.figure("learning_curves", figures.learning_curves(run.history, f"LeNet on {data.name}"))
     run.figure("filters", filters_figure(model.layers[0].kernel.data))
-    run.figure("feature_maps", maps_figure(model, test.x[:1]))
+    run.figure("feature_maps", maps_figure(model, test.x[0]))
     run.figure("errors", errors_figure(data, probabilities(model, test.x)))
     return final
-
-
-def curves_figure(history: dict[str, list[float]]) -> Figure:
-    """Losses, accuracy, and the norm of the gradient over the steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    steps = history["step"]
-    left.semilogy(steps, history["train/loss"], ".-", label="train")
-    left.semilogy(steps, history["val/loss"], ".-", label="validation")
-    left.set(title="Loss", xlabel="step")
-    left.legend()
-    middle.plot(steps, history["val/accuracy"], "C2.-")
-    middle.set(title="Validation accuracy", xlabel="step")
-    right.plot(steps, history["grad_norm/global"], "C3.-")
-    right.set(title="Mean gradient norm of an epoch", xlabel="step")
-    return figure
 
 
 def filters_figure(kernel: np.ndarray) -> Figure:
@@ -202,43 +183,25 @@ def filters_figure(kernel: np.ndarray) -> Figure:
 
 
 def maps_figure(model: Sequential, image: np.ndarray) -> Figure:
-    """One image after every layer that keeps it an image, a column a channel."""
-    from matplotlib.figure import Figure
-
-    stages = [("input", image)]
+    """One image (H, W, 1) after every layer that keeps it an image."""
+    stages, x = {}, image[None]
     with no_grad():
-        for layer in model.layers[:4]:
-            stages.append((type(layer).__name__, layer(stages[-1][1]).data))
-    figure = Figure(figsize=(14, 5.4), layout="constrained")
-    axes = figure.subplots(len(stages), 16)
-    for row, (name, maps) in zip(axes, stages, strict=True):
-        for channel, axis in enumerate(row):
-            axis.axis("off")
-            if channel < maps.shape[3]:
-                axis.imshow(maps[0, :, :, channel], cmap="gray_r" if name == "input" else "viridis")
-        row[0].set_title(f"{name} {maps.shape[1]}x{maps.shape[2]}x{maps.shape[3]}", fontsize=9, loc="left")
-    figure.suptitle("A digit on its way through the network")
-    return figure
+        for number, layer in enumerate(model.layers[:4], start=1):
+            x = layer(x).data
+            stages[f"{number} {type(layer).__name__}"] = x[0]
+    return figures.feature_maps(image, stages, most=16)
 
 
 def errors_figure(data: Dataset, p: np.ndarray) -> Figure:
     """The test images that were misread with the greatest confidence."""
-    from matplotlib.figure import Figure
-
-    wrong = np.flatnonzero(p.argmax(1) != data.test.y)
+    guesses = p.argmax(1)
+    wrong = np.flatnonzero(guesses != data.test.y)
     worst = wrong[np.argsort(-p[wrong].max(1))][:24]
-    figure = Figure(figsize=(12, 5.6), layout="constrained")
-    axes = figure.subplots(3, 8).ravel()
-    for axis in axes:
-        axis.axis("off")
-    for axis, i in zip(axes, worst, strict=False):
-        guess = int(p[i].argmax())
-        axis.imshow(data.test.x[i, ..., 0], cmap="gray_r")
-        axis.set_title(
-            f"{data.labels[data.test.y[i]]}, read as {data.labels[guess]} ({p[i, guess]:.0%})", fontsize=9
-        )
-    figure.suptitle(f"The most confident of {len(wrong)} errors in {len(p)} test images")
-    return figure
+    captions = [
+        f"{data.labels[guesses[i]]} {p[i, guesses[i]]:.0%}\nis {data.labels[data.test.y[i]]}" for i in worst
+    ]
+    title = f"the most confident of {len(wrong)} errors in {len(p)} test images"
+    return figures.image_grid(data.test.x[worst], captions, title=title)
 
 
 if __name__ == "__main__":

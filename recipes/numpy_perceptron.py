@@ -1,27 +1,28 @@
 """The perceptron: what one neuron can learn, what it cannot, and how a hidden layer helps.
 
 Question: why are there hidden layers at all? Rosenblatt's rule finds a separating line whenever there is
-    one, in
-a number of mistakes bounded by (R / margin)^2. XOR has none, so the rule walks in circles; a network with
-two hidden units, trained by backpropagation, solves it, and one set of weights can even be read as logic.
+one, in a number of mistakes bounded by (R / margin)^2. XOR has none, so the rule walks in circles; a
+network with a hidden layer, trained by backpropagation, solves it, and one set of weights can even be read
+as logic.
 
     python -m recipes.numpy_perceptron --backend numpy
 
-Expected: 0 mistakes on OR and on separable clouds, never more than 3 of 4 right on XOR, 4 of 4 for the
-    two-layer
-network, in about ten seconds on one CPU core.
+Expected: 0 mistakes on OR, AND and separable clouds, never more than 3 of 4 right on XOR, 4 of 4 for the
+two-layer network; results/numpy/README.md has seeds, time and machine.
 
 Figures: perceptron (the line after each of its corrections, mistakes against the bound), boundaries (OR,
-    XOR, XOR
-with a hidden layer), forward_pass (fixed weights that compute XOR, drawn as a network with its values),
-hidden_space (how the hidden layer makes XOR separable).
+AND, XOR, XOR with a hidden layer), forward_pass (fixed weights that compute XOR, drawn as a network with
+its values), hidden_space (how the hidden layer makes XOR separable).
 
-References: Rosenblatt, "The perceptron", 1958; Novikoff, "On convergence proofs on perceptrons", 1962 (the
-    bound);
-Minsky and Papert, "Perceptrons", 1969 (XOR); Rumelhart, Hinton, Williams, 1986 (backpropagation).
+References:
+    Rosenblatt, 1958, The perceptron.
+    Novikoff, 1962, On convergence proofs on perceptrons (the bound).
+    Minsky and Papert, 1969, Perceptrons (XOR).
+    Rumelhart, Hinton and Williams, 1986, Learning representations by back-propagating errors.
 
-Differences from 1958: inputs are coordinates, not a retina of random connections; the bias is a weight of a
-constant input, so that the bound holds for the extended vectors.
+Differences from Rosenblatt:
+    1. Inputs are coordinates, not a retina with random connections.
+    2. The bias is the weight of a constant input, so that the bound holds for the extended vectors.
 """
 
 from __future__ import annotations

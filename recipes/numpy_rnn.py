@@ -1,26 +1,27 @@
-"""Backpropagation through time written out: a character model by RNN, LSTM and GRU, and their vanishing
-gradients.
+"""Backpropagation through time written out: RNN, LSTM and GRU as character models, and their gradients.
 
-Question: why was the LSTM needed? The three cells get the same loop, `backpropagate`: forward from the first
-character to the last, backward from the last to the first, no engine involved. Two numbers tell them apart:
-how well they predict the next character, and what is left of a gradient after k steps back in time.
+Question: why was the LSTM needed? The three cells get the same loop, `backpropagate`: forward from the
+first character to the last, backward from the last to the first, no engine involved. Two numbers tell them
+apart: how well they predict the next character, and what is left of a gradient after k steps back in time.
 
-    python -m recipes.numpy_rnn --backend numpy
+    python -m recipes.numpy_rnn --backend numpy                              # Python's own documentation
+    python -m recipes.numpy_rnn --backend numpy --dataset tiny_shakespeare   # by TensorFlow Datasets
 
-Expected: see results/numpy/README.md; RNN last, and its gradient gone after some twenty steps, where those
-    of LSTM
-and GRU, once trained, last several times longer. With TensorFlow Datasets: `--dataset tiny_shakespeare`.
+Expected: results/numpy/README.md, with loss, reach of the gradient, seeds, time and machine.
 
-Figures: learning_curves (against the entropy of single characters and of pairs), gradient_norms (|dL/dh| k
-    steps
-back, before and after training). Text: samples.txt, written by each cell.
+Figures: learning_curves (against the entropy of single characters and of pairs), gradient_norms
+(|dL/dstate| k steps back, before and after training). Text: samples.txt, written by each cell.
 
-References: Werbos, "Backpropagation through time", 1990; Bengio, Simard, Frasconi, "Learning long-term
-    dependencies
-with gradient descent is difficult", 1994; Hochreiter and Schmidhuber, "Long short-term memory", 1997; Cho
-et al., 2014 (GRU); Karpathy, "The unreasonable effectiveness of recurrent neural networks", 2015 (the task).
+References:
+    Werbos, 1990, Backpropagation through time: what it does and how to do it.
+    Bengio, Simard and Frasconi, 1994, Learning long-term dependencies with gradient descent is difficult.
+    Hochreiter and Schmidhuber, 1997, Long short-term memory.
+    Cho et al., 2014, Learning phrase representations using RNN encoder-decoder (GRU).
+    Karpathy, 2015, The unreasonable effectiveness of recurrent neural networks (the task).
 
-Differences from Karpathy: one layer instead of two or three, no dropout, Adam instead of RMSprop.
+Differences from Karpathy:
+    1. One layer instead of two or three, no dropout.
+    2. Adam with a falling rate instead of RMSprop.
 """
 
 from __future__ import annotations
@@ -167,7 +168,9 @@ def run_forward(
     return np.stack(outputs, axis=1), states, kept
 
 
-def run_backward(cell: Cell, dh: np.ndarray, kept: list[tuple]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def run_backward(
+    cell: Cell, dh: np.ndarray, kept: list[tuple]
+) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
     """Backpropagation through time.
 
     Args:
@@ -182,10 +185,11 @@ def run_backward(cell: Cell, dh: np.ndarray, kept: list[tuple]) -> tuple[list[np
     steps = dh.shape[1]
     future = [np.zeros_like(dh[:, 0]) for _ in range(cell.states)]
     totals: list[np.ndarray] = []
-    along = [np.empty(0)] * steps
+    along: list[list[np.ndarray]] = [[]] * steps
     for t in reversed(range(steps)):
-        along[t] = dh[:, t] + future[0]  # this step's own error, and all that comes back from later ones
-        _, *rest = cell.backward(along[t], *future[1:], kept[t])
+        # This step's own error, and all that comes back from later ones.
+        along[t] = [dh[:, t] + future[0], *future[1:]]
+        _, *rest = cell.backward(*along[t], kept[t])
         future, gradients = rest[: cell.states], rest[cell.states :]
         totals = [a + b for a, b in zip(totals, gradients, strict=True)] if totals else gradients
     return totals, along
@@ -233,9 +237,10 @@ def evaluate(cell: Cell, weights: list[np.ndarray], numbers: np.ndarray, config:
 def gradient_norms(
     cell: Cell, weights: list[np.ndarray], numbers: np.ndarray, config: Config, steps: int = 100
 ) -> np.ndarray:
-    """|dL/dh_{T-k}| / |dL/dh_T| for k = 0 ... steps - 1, L being the loss of the last character alone.
+    """|dL/ds_{T-k}| / |dL/ds_T| for k = 0 ... steps - 1, L being the loss of the last character alone.
 
-    The share of the error signal that is left k steps back: what a weight can still learn about the past.
+    s is the whole state, h, or h and c of the LSTM: the share of the error signal that is left k steps
+    back, and so what a weight can still learn about the past.
     """
     x = numbers[: 16 * (steps + 1)].reshape(16, steps + 1)
     h, _, kept = run_forward(cell, weights, x[:, :-1], zero_state(cell, 16, config.hidden))
@@ -244,7 +249,7 @@ def gradient_norms(
     dh = np.zeros_like(h)
     dh[:, -1] = by_hand.dense_backward(by_hand.softmax_crossentropy_backward(kept_loss), kept_dense)[0]
     _, along = run_backward(cell, dh, kept)
-    norms = np.array([np.linalg.norm(g) for g in reversed(along)])
+    norms = np.array([np.linalg.norm(states) for states in reversed(along)])
     return norms / norms[0]
 
 
@@ -379,7 +384,7 @@ def norms_figure(norms: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         axis.axhline(0.01, color="0.6", lw=0.8, ls=":")
         axis.set(xlabel="steps back in time k", title=f"Gradient {title}")
         axis.legend()
-    figure.axes[0].set_ylabel("|dL/dh(T-k)| / |dL/dh(T)|")
+    figure.axes[0].set_ylabel("|dL/ds(T-k)| / |dL/ds(T)|")
     return figure
 
 

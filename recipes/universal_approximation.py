@@ -1,19 +1,17 @@
 """One hidden layer approximates any continuous function: seen by construction, and by training.
 
 Question: what does width buy? Cybenko's theorem says that sums of sigmoids come arbitrarily near to any
-    continuous
-function; the proof can be drawn: two steep sigmoids make a bump, bumps make a staircase. Trained networks
-need far fewer units than the staircase, but training, not width, soon sets the limit.
+continuous function; the proof can be drawn: two steep sigmoids make a bump, bumps make a staircase. Trained
+networks need far fewer units than the staircase, but training, not width, soon sets the limit.
 
     python -m recipes.universal_approximation --backend numpy
 
 Expected: results/numpy/README.md. The staircase's error falls like 1/width; that of trained networks much
-    faster at
-first, then levels off at what the optimizer reaches in its steps.
+faster at first, then levels off at what the optimizer reaches in its steps.
 
 Figures: construction (bumps and staircases), fits (1-D functions and networks of growing width),
-    error_by_width
-(mean and range over seeds, beside the staircase), surfaces (2-D functions, networks, errors).
+error_by_width (mean and range over seeds, beside the staircase), surfaces (2-D functions, networks,
+errors).
 
 References:
     Cybenko, 1989, Approximation by superpositions of a sigmoidal function.
@@ -22,7 +20,8 @@ References:
 
 Differences from Cybenko:
     1. His proof is by contradiction and builds nothing; the staircase is the usual constructive argument in
-    1-D. 2. Trained networks use tanh, which is a sigmoid scaled.
+       1-D.
+    2. Trained networks use tanh, which is a sigmoid scaled.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@
     optim.py       optimizers and clipping;  schedules.py  learning rates over time
     check.py       gradients against finite differences
     draw.py        the graph as a picture
+    scalar.py      the same idea for single numbers, in a page
 
 It needs nothing but NumPy (and matplotlib for pictures), and serves the Keras layers of this project as a
 second, independent oracle.
 """
 
-from layers.autograd import by_hand, nn, ops, optim, schedules
+from layers.autograd import by_hand, nn, ops, optim, scalar, schedules
 from layers.autograd.check import check_gradients, numeric_gradient
 from layers.autograd.draw import draw
 from layers.autograd.tensor import Tensor, grad, no_grad
@@ -28,5 +29,6 @@ __all__ = [
     "numeric_gradient",
     "ops",
     "optim",
+    "scalar",
     "schedules",
 ]

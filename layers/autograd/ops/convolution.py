@@ -5,8 +5,8 @@ window, and the kernel is the matrix in front. `unfold` is linear and `fold` is 
 the other's gradient, to any order.
 
 Memory: results have the shape NHWC but lie in memory channel by channel (NumPy keeps such an order through
-all elementwise operations). Copies then run along image rows instead of along a handful of channels, several
-times faster for narrow layers.
+all elementwise operations). Copies then run along image rows instead of along a handful of channels,
+several times faster for narrow layers.
 """
 
 from __future__ import annotations

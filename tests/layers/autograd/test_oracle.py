@@ -1,7 +1,7 @@
 """The NumPy engine as an oracle for the Keras layers: same weights, then same outputs and gradients.
 
-Runs on every backend. The engine shares no line with Keras, its backends or this project's Keras layers: where
-outputs and gradients agree, both are right, or wrong in the same way twice.
+Runs on every backend. The engine shares no line with Keras, its backends or this project's Keras layers:
+where outputs and gradients agree, both are right, or wrong in the same way twice.
 """
 
 import keras
