@@ -1,7 +1,7 @@
 """What every optimizer here shares: an update rule written once, applied fast on each backend.
 
-`keras.optimizers.Optimizer`, the abstract base, keeps the variables and the learning rate and does averaging of
-the weights, gradient accumulation and loss scaling. Clipping and weight decay are done here. An optimizer
+`keras.optimizers.Optimizer`, the abstract base, keeps the variables and the learning rate and does averaging
+of the weights, gradient accumulation and loss scaling. Clipping and weight decay are done here. An optimizer
 adds `state_of`, `coefficients` and `rule`; its arithmetic is all in the last two.
 """
 

@@ -8,7 +8,7 @@ from keras import ops
 
 def clip_by_value(gradient: Any, limit: float) -> Any:
     """Return the gradient with every element in [-limit, limit]."""
-    return ops.clip(gradient, -limit, limit)
+    return ops.clip(ops.convert_to_tensor(gradient), -limit, limit)
 
 
 def clip_by_norm(gradient: Any, limit: float) -> Any:

@@ -77,7 +77,8 @@ class SGD(Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Apply the rule; a TensorFlow gradient of a few embedding rows touches those rows only."""
-        if not self.momentum and hasattr(gradient, "indices") and hasattr(gradient, "dense_shape"):
+        sparse = hasattr(gradient, "indices") and hasattr(gradient, "dense_shape")
+        if sparse and not self.momentum and self.weight_decay is None:
             self.assign_sub(variable, ops.multiply(gradient, ops.cast(learning_rate, variable.dtype)))
         else:
             super().update_step(gradient, variable, learning_rate)

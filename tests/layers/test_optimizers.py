@@ -233,7 +233,7 @@ def test_the_caller_keeps_his_gradients(case):
 
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="only TensorFlow has sparse gradients")
 @pytest.mark.parametrize("case", ["SGD", "momentum", "Adam"])
-@pytest.mark.parametrize("shared", ["plain", "norm", "global norm", "value"])
+@pytest.mark.parametrize("shared", ["plain", "decay", "norm", "global norm", "value"])
 def test_sparse_gradients_equal_dense_ones(case, shared):
     import tensorflow as tf
 
