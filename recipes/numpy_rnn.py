@@ -41,6 +41,7 @@ from layers.autograd.schedules import cosine_decay
 from recipes.engine import launch
 from recipes.engine.config import RunConfig
 from recipes.engine.data import tfds
+from recipes.engine.errors import usage_error
 from recipes.engine.tracking import Run
 
 if TYPE_CHECKING:
@@ -73,6 +74,13 @@ class Config(RunConfig):
     """Length of the text that is used, from its beginning."""
     clip_norm: float = 5.0
     """Largest norm of the gradient; longer ones are shortened to it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The validation text, a twentieth, must hold one stretch, and sixteen rows to follow gradients in.
+        least = 20 * max(self.length + 2, 64)
+        if self.length < 1 or self.hidden < 1 or self.characters < least:
+            raise usage_error(f"--length and --hidden must be positive, --characters at least {least}")
 
     @classmethod
     def small(cls, **changes: Any) -> Config:
@@ -267,9 +275,7 @@ def sample(cell: Cell, weights: list[np.ndarray], config: Config, alphabet: str,
 
 
 def entropies(numbers: np.ndarray, against: np.ndarray, characters: int) -> tuple[float, float]:
-    """Loss on `against` of the frequencies of characters, and of pairs, counted in `numbers` (one added to
-    each).
-    """
+    """Loss on `against` of the frequencies of characters, and of pairs, that `numbers` has (plus one)."""
     single = np.bincount(numbers, minlength=characters) + 1.0
     pairs = np.ones((characters, characters))
     np.add.at(pairs, (numbers[:-1], numbers[1:]), 1)

@@ -340,7 +340,7 @@ def _pull_back(
     wanted: list[Tensor] | None,
     retain_graph: bool | None,
     create_graph: bool,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> list[tuple[Tensor, Tensor]]:
     """Pairs (tensor, gradient) for the wanted tensors, or for all leaves when `wanted` is None."""
     seed = _seed(output, gradient)
     order = topological_order(output)
@@ -362,7 +362,7 @@ def _pull_back(
                     pending.setdefault(id(parent), []).append(pullback(total, tensor))
             if not retain_graph and tensor.operation is not None:
                 tensor._parents = None
-    return iter(results)
+    return results
 
 
 def _seed(output: Tensor, gradient: Any) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 from layers.autograd import Tensor, grad, nn
 from layers.autograd.nn.losses import sparse_categorical_crossentropy
 from recipes import numpy_rnn as recipe
+from recipes.engine.errors import RecipeError
 from recipes.engine.launch import run_recipe
 
 pytestmark = pytest.mark.once
@@ -82,3 +83,8 @@ def test_a_run_learns_and_draws(tmp_path):
     assert drawn == {"learning_curves", "gradient_norms"}
     (samples,) = tmp_path.rglob("samples.txt")
     assert "===== gru =====" in samples.read_text()
+
+
+def test_a_text_too_short_is_refused():
+    with pytest.raises(RecipeError, match="--characters at least 1320"):
+        recipe.Config(characters=1000)

@@ -86,11 +86,6 @@ class Module:
         return Parameter(values.astype(self.dtype), name, trainable)
 
     @property
-    def sublayers(self) -> list[Module]:
-        """The layers directly inside this one."""
-        return [layer for value in vars(self).values() for layer in _found(value, Module)]
-
-    @property
     def weights(self) -> list[Parameter]:
         """All weights, of this layer and of those inside, in the order of Keras."""
         return [weight for _, weight in self.named_weights()]

@@ -65,8 +65,8 @@ def unfold(x: Any, size: Pair, strides: Pair = 1, dilation_rate: Pair = 1) -> Te
     """
     x = as_tensor(x)
     size, strides, dilation = _pair(size), _pair(strides), _pair(dilation_rate)
-    n, _, _, channels = x.shape
     height, width = _windows("unfold", x.shape, size, strides, dilation)
+    n, _, _, channels = x.shape
     data = np.empty((*size, channels, n, height, width), x.dtype)
     images = x.data.transpose(3, 0, 1, 2)  # (C, N, H, W)
     for i, j, places in _offsets(size, strides, dilation, (height, width)):
@@ -212,10 +212,12 @@ def _windows(
     operation: str, shape: tuple, size: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int]:
     """The number of windows along height and width."""
+    if len(shape) != 4:
+        raise ValueError(f"{operation}: expected images (N, H, W, C), got shape {shape}")
     counts = tuple(
         (n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(shape[1:3], size, strides, dilation, strict=True)
     )
-    if len(shape) != 4 or min(counts) < 1:
+    if min(counts) < 1:
         raise ValueError(f"{operation}: no window of size {size} (dilation {dilation}) fits images {shape}")
     return counts
 

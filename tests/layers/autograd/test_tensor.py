@@ -252,6 +252,7 @@ ERRORS = {
         ValueError,
         "conv2d: padding.*'full'",
     ),
+    "unfold": (lambda: ops.unfold(leaf(np.ones((4, 4))), 2), ValueError, r"unfold: .*\(4, 4\)"),
     "pool": (lambda: ops.max_pool2d(leaf(np.ones((4, 4)))), ValueError, r"max_pool2d: .*\(4, 4\)"),
     "non-scalar": (lambda: (leaf([1.0, 2.0]) * 2).backward(), ValueError, r"'multiply' of shape \(2,\)"),
     "gradient shape": (
