@@ -136,14 +136,14 @@ def _convolution(config: Config, x: Any, filters: int, name: str | None = None) 
 def _small(config: Config, x: Any) -> Any:
     """Four convolutions on few positions: pixels become channels first, and every stage halves the image.
 
-    0.59 M parameters; 5 M multiplications an image, an eighth of ResNet-20's.
+    0.55 M parameters and 9 M multiplications an image, to the 0.27 M and 41 M of ResNet-20.
     """
     x = layers.SpaceToDepth(2)(x)  # (batch, 16, 16, 12) for a CIFAR image
     for stage, filters in enumerate((48, 96, 192), start=1):
         x = _convolution(config, x, filters, name="stem" if stage == 1 else None)
+        x = keras.layers.Identity(name=f"stage{stage}")(x)
         if min(x.shape[1:3]) > 1:
             x = layers.MaxPooling2D(2, padding="same")(x)
-        x = keras.layers.Identity(name=f"stage{stage}")(x)
     return keras.layers.Identity(name="stage4")(_convolution(config, x, 192))
 
 
@@ -258,7 +258,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     logits = model.predict(data.test.x, batch_size=500, verbose=0)
     for name, figure in draw(model, data, logits).items():
         run.figure(name, figure)
-    run.model(model, data.test.x[:2])
+    run.model(keras.Model(model.inputs, model.outputs, name=model.name), data.test.x[:2])
     return {
         "test/loss": loss,
         "test/accuracy": float(np.mean(logits.argmax(axis=-1) == data.test.y)),

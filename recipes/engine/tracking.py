@@ -84,7 +84,7 @@ class Run:
         from recipes.engine import models
 
         with self._answering(f"model {name}"):
-            models.log(self.id, model, name, example)
+            models.log(self._client, self.id, model, name, example, self.last_step)
 
     def end(self, status: str, error: str | None = None) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""

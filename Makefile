@@ -1,0 +1,35 @@
+# Two commands set everything up: `make demo` (the main job on built-in data) and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/installed
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m recipes.cnn_cifar --backend jax --dataset shapes --epochs 7
+	@echo
+	@echo "figures and model: mlruns/artifacts/cnn_cifar (the run named above), or in the UI:"
+	@echo "    $(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"
+
+# One process a backend, side by side, each with one thread; pytest sums them up. --dist each gives every
+# process every test; those marked `once` run in the first process only.
+test: lint
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NPROC=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
+	$(BIN)/python -m pytest --dist each \
+		--tx popen//env:KERAS_BACKEND=jax --tx popen//env:KERAS_BACKEND=torch \
+		--tx popen//env:KERAS_BACKEND=tensorflow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,128 @@
+"""The backend is chosen before Keras loads, and nothing is imported that a run does not need."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from recipes.engine import backend
+from recipes.engine.errors import RecipeError
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(autouse=True)
+def unchanged_process(monkeypatch):
+    """`choose` sets this process up; undo it, so that other tests find what they expect."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(backend, "keep_memory", lambda: None)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_flag_wins_over_environment_over_default(monkeypatch):
+    monkeypatch.setattr(backend, "require_installed", lambda name: None)
+    assert backend.choose(["--backend", "torch"]) == "torch"
+    assert backend.choose(["--backend=jax"]) == "jax"
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert backend.choose([]) == "tensorflow"
+    monkeypatch.delenv("KERAS_BACKEND")
+    assert backend.choose([]) == "jax"
+    assert os.environ["KERAS_BACKEND"] == "jax"
+
+
+def test_unknown_backend_names_the_nearest():
+    with pytest.raises(RecipeError, match="'torhc': did you mean 'torch'") as error:
+        backend.choose(["--backend", "torhc"])
+    assert error.value.exit_code == 2
+
+
+def test_backend_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(backend, "installed", lambda: ["jax"])
+    with pytest.raises(
+        RecipeError, match=r"'torch' is not installed: pip install 'keras-recipes\[torch\]'"
+    ) as error:
+        backend.choose(["--backend", "torch"])
+    assert error.value.exit_code == 2
+
+
+def test_tensorflow_is_absent_for_whoever_looks():
+    code = (
+        "import importlib.util; from recipes.engine import backend; backend.keep_tensorflow_out();"
+        "assert importlib.util.find_spec('tensorflow') is None\n"
+        "try: import tensorflow\nexcept ModuleNotFoundError: print('absent')"
+    )
+    assert python("-c", code).stdout == "absent\n"
+
+
+def test_thread_environment_holds_each_backend(tmp_path):
+    assert set(backend.thread_environment(3).values()) == {"3"}
+
+
+@pytest.mark.parametrize("name", [name for name in ("jax", "torch") if name in backend.installed()])
+def test_a_run_never_imports_tensorflow(name, tmp_path):
+    """The whole command, with data of TFDS' library at hand, figures and a stored model."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "recipes.cnn_cifar", "--backend", name, "--dataset", "digits",
+         "--epochs", "1", "--no-augment"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = {
+        line.rsplit("|", 1)[-1].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "keras" in imported and "mlflow" in imported
+    assert not {module for module in imported if module.split(".")[0] in ("tensorflow", "tensorboard")}
+
+
+def test_help_is_answered_at_once():
+    python("-m", "recipes.cnn_cifar", "--help")  # warm the file cache
+    start = time.perf_counter()
+    done = python("-X", "importtime", "-m", "recipes.cnn_cifar", "--help")
+    took = time.perf_counter() - start
+    assert done.returncode == 0
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"keras.src", "jax", "torch", "tensorflow", "mlflow", "matplotlib"}
+    # A second on a quiet machine; the bound allows for the other backends' tests beside this one.
+    assert took < 4
+    text = " ".join(done.stdout.split())
+    for help_line in ("Framework that computes", "Passes over the training data", "small: made for CPUs"):
+        assert help_line in text
+
+
+def test_every_field_has_a_help_line():
+    import ast
+    from pathlib import Path
+
+    from recipes.engine import catalogue
+
+    files = [Path("recipes/engine/config.py"), *(Path(f"recipes/{name}.py") for name in catalogue.names())]
+    for file in files:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name in ("Config", "RunConfig"):
+                for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+                    if isinstance(field, ast.AnnAssign):
+                        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                        assert documented, f"{file}: {field.target.id} has no help line"
+
+
+def test_table_of_contents_lists_every_recipe():
+    from recipes.engine import catalogue
+
+    shown = python("-m", "recipes").stdout
+    for name in catalogue.names():
+        assert f"    {name}" in shown and catalogue.summary(name) in shown

@@ -1,0 +1,269 @@
+"""The first recipe: it learns, its networks are the published ones, its backends agree."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+
+from recipes import cnn_cifar
+from recipes.engine import backend, data, launch, models
+from recipes.engine.data import Dataset, Split
+from recipes.engine.errors import RecipeError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), np.arange(4, dtype=np.int32))
+    return Dataset("random", split, split, split, tuple("0123456789"))
+
+
+def command(cwd, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "recipes.cnn_cifar", *arguments],
+        capture_output=True, text=True, cwd=cwd, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), **environment},
+    )  # fmt: skip
+
+
+def test_it_learns_and_leaves_everything_in_mlflow(here):
+    """Two epochs on digits: far above the tenth that guessing gives."""
+    metrics = launch.run_recipe(cnn_cifar.Config.small(epochs=3, learning_rate=0.1), cnn_cifar.train)
+    assert metrics["test/accuracy"] > 0.7
+    client = mlflow.MlflowClient("sqlite:///mlruns/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("cnn_cifar").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["activation"] == "relu" and run.data.params["dataset"] == "digits"
+    assert run.data.tags["backend"] == keras.backend.backend()
+    assert {"dataset.fingerprint", "version.keras", "device", "command"} <= set(run.data.tags)
+    assert run.data.metrics["test/accuracy"] == metrics["test/accuracy"]
+    lr = client.get_metric_history(run.info.run_id, "lr")
+    assert len(lr) > 10 and max(m.value for m in lr) > 5 * lr[-1].value
+    assert {"train/loss", "val/loss", "val/accuracy", "images_per_second"} <= set(run.data.metrics)
+    figures = {f.path for f in client.list_artifacts(run.info.run_id, "figures")}
+    assert figures == {
+        f"figures/{name}.png"
+        for name in (
+            "learning_curves",
+            "confusion_matrix",
+            "first_layer_filters",
+            "feature_maps",
+            "confident_mistakes",
+        )
+    }
+    # The stored model gives the accuracy that was reported.
+    model = models.load(f"runs:/{run.info.run_id}/model")
+    test = data.load("digits").test
+    predicted = model.predict(test.x, verbose=0).argmax(axis=-1)
+    assert np.mean(predicted == test.y) == pytest.approx(metrics["test/accuracy"])
+
+
+def test_a_second_run_gives_the_same_bits(here):
+    first, second = (
+        launch.run_recipe(cnn_cifar.Config.small(epochs=1, seed=5), cnn_cifar.train) for _ in range(2)
+    )
+    for name in ("test/loss", "test/accuracy", "val/accuracy"):
+        assert first[name] == second[name]
+    other = launch.run_recipe(cnn_cifar.Config.small(epochs=1, seed=6), cnn_cifar.train)
+    assert other["test/loss"] != first["test/loss"]
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    # He et al., table 6: 0.27, 0.46, 0.66 and 0.85 million; ResNet-18 without ImageNet's stem and head.
+    [("resnet20", 269_722), ("resnet32", 464_154), ("resnet44", 658_586), ("resnet56", 853_018),
+     ("resnet18", 11_173_962)],
+)  # fmt: skip
+def test_networks_are_the_published_ones(model, parameters, images):
+    network = cnn_cifar.build_model(cnn_cifar.Config(model=model), images)
+    assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == parameters
+    convolutions = [v for v in network.trainable_variables if v.name == "kernel" and v.shape[:2] == (3, 3)]
+    assert len(convolutions) == int(model.removeprefix("resnet")) - 1
+
+
+def test_without_shortcuts_the_network_is_plain(images):
+    """With a zero kernel in each block's second convolution, only shortcuts carry the image."""
+
+    def spread(shortcut):
+        network = cnn_cifar.build_model(cnn_cifar.Config(model="resnet20", shortcut=shortcut), images)
+        for variable in network.trainable_variables:
+            if (
+                variable.name == "gamma"
+                and "stem" not in variable.path
+                and "batch_normalization_1" in variable.path
+            ):
+                variable.assign(keras.ops.zeros_like(variable))
+        return np.ptp(network.predict(images.test.x, verbose=0), axis=0).max()
+
+    assert spread("none") < 1e-6 < spread("residual")
+
+
+def test_activation_and_initializer_reach_every_convolution(images):
+    config = cnn_cifar.Config(model="resnet20", activation="gelu", initializer="orthogonal")
+    network = cnn_cifar.build_model(config, images)
+    blocks = [layer for layer in network.layers if "block" in layer.name or layer.name.startswith("stage")]
+    assert len(blocks) == 9
+    assert {block.get_config()["activation"] for block in blocks} == {
+        keras.activations.serialize(blocks[0].activation)
+    }
+    assert blocks[0].activation.__name__ == "gelu"
+    for variable in network.trainable_variables:
+        if variable.name == "kernel" and len(variable.shape) == 4:
+            matrix = keras.ops.convert_to_numpy(variable.value).reshape(-1, variable.shape[-1])
+            np.testing.assert_allclose(matrix.T @ matrix, np.eye(matrix.shape[1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", cnn_cifar.LEARNING_RATES)
+def test_every_optimizer_takes_a_step(optimizer, images):
+    config = cnn_cifar.Config(optimizer=optimizer, schedule="constant")
+    made = cnn_cifar.build_optimizer(config, cnn_cifar.build_schedule(config, 10))
+    variable, bias = (
+        keras.Variable(np.ones((2, 2), "float32"), name="kernel"),
+        keras.Variable(np.ones(2, "float32"), name="bias"),
+    )
+    made.build([variable, bias])
+    made.apply([keras.ops.zeros((2, 2)), keras.ops.zeros(2)], [variable, bias])
+    decayed = float(keras.ops.convert_to_numpy(variable.value)[0, 0])
+    assert decayed == 1 if optimizer == "adam" else decayed < 1
+    assert keras.ops.convert_to_numpy(bias.value)[0] == 1
+    made.apply([keras.ops.ones((2, 2)), keras.ops.ones(2)], [variable, bias])
+    assert keras.ops.convert_to_numpy(bias.value)[0] < 1
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "one_cycle"])
+def test_schedules_peak_at_the_learning_rate_and_end_as_named(schedule):
+    made = cnn_cifar.build_schedule(cnn_cifar.Config(schedule=schedule, learning_rate=0.5), 100)
+    rates = np.array([float(made(step)) for step in range(100)])
+    assert rates.max() == pytest.approx(0.5, rel=0.06)
+    assert rates[-1] / rates.max() == pytest.approx(
+        {"constant": 1, "step": 0.01, "cosine": 0, "one_cycle": 0}[schedule], abs=0.002
+    )
+
+
+def test_a_diverging_loss_stops_the_run_and_says_where(here):
+    with pytest.raises(RecipeError, match=r"the loss is (nan|inf) at step \d+ \(epoch \d\)") as error:
+        launch.run_recipe(cnn_cifar.Config.small(learning_rate=1e30, optimizer="sgd"), cnn_cifar.train)
+    assert error.value.exit_code == 1
+    client = mlflow.MlflowClient("sqlite:///mlruns/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("cnn_cifar").experiment_id])
+    assert run.info.status == "FAILED" and "at step" in run.data.tags["error"]
+
+
+def test_low_precision_trains(here):
+    policy = keras.config.dtype_policy()
+    try:
+        metrics = launch.run_recipe(
+            cnn_cifar.Config.small(epochs=3, learning_rate=0.1, precision="mixed_bfloat16"), cnn_cifar.train
+        )
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert metrics["test/accuracy"] > 0.6
+
+
+def test_first_filters_put_the_blocks_back(images):
+    """The kernel that picks one channel of one place of a block shows as one lit pixel."""
+    network = cnn_cifar.build_model(cnn_cifar.Config(), images)
+    kernel = np.zeros(network.get_layer("stem").kernel.shape, "float32")
+    kernel[1, 2, (1 * 2 + 0) * 3 + 2, 7] = 1  # row 1, column 2; within the block row 1, column 0; channel 2
+    network.get_layer("stem").kernel.assign(kernel)
+    filters = cnn_cifar.first_filters(network, 3)
+    assert filters.shape == (48, 6, 6, 3)
+    assert filters[7, 1 * 2 + 1, 2 * 2 + 0, 2] == 1 and filters.sum() == 1
+
+
+@pytest.mark.once
+@pytest.mark.skipif(len(backend.installed()) < 2, reason="only one backend is installed")
+@pytest.mark.parametrize("model", ["small", "resnet20"])
+def test_backends_agree(model, tmp_path):
+    """Same weights, same images: logits, loss and the gradient by every weight, to 1e-5 of the largest."""
+    results = {}
+    for name in backend.installed():
+        path = tmp_path / f"{name}.npz"
+        done = subprocess.run(
+            [sys.executable, os.path.join(os.path.dirname(__file__), "agreement.py"), model, str(path)],
+            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        results[name] = np.load(path)
+    first, *others = results.values()
+    for other in others:
+        for key in ("logits", "loss", "gradient"):
+            assert np.abs(first[key] - other[key]).max() <= 1e-5 * max(1, np.abs(first[key]).max()), key
+
+
+@pytest.mark.once
+@pytest.mark.skipif(len(backend.installed()) < 2, reason="only one backend is installed")
+def test_a_stored_model_predicts_the_same_on_every_other_backend(tmp_path):
+    done = command(
+        tmp_path, "--dataset", "digits", "--epochs", "1", "--no-augment", "--backend", backend.installed()[0]
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    run_id = done.stdout.split()[1]
+    code = (
+        "import sys, mlflow, numpy as np\nfrom recipes.engine import data, models\n"
+        "mlflow.set_tracking_uri('sqlite:///mlruns/mlflow.db')\n"
+        "model = models.load(f'runs:/{sys.argv[1]}/model')\n"
+        "np.save(sys.argv[2], model.predict(data.load('digits').test.x, verbose=0))"
+    )
+    logits = []
+    for name in backend.installed():
+        done = subprocess.run(
+            [sys.executable, "-c", code, run_id, f"{name}.npy"], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": os.getcwd()},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        logits.append(np.load(tmp_path / f"{name}.npy"))
+    for other in logits[1:]:
+        np.testing.assert_allclose(other, logits[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--backend", "jaxx"], 2, "unknown backend 'jaxx': did you mean 'jax'?"),
+        (["--optimizr", "adam"], 2, "unknown flag '--optimizr': did you mean '--optimizer'?"),
+        (["--activation", "rellu"], 2, "unknown value of --activation 'rellu': did you mean 'relu'?"),
+        (["--dataset", "cifar"], 2, "unknown value of --dataset 'cifar'"),
+        (["--epochs", "many"], 2, "--epochs takes a whole number, not 'many'"),
+        (["--epochs", "0"], 2, "--epochs must be at least 1, not 0"),
+        (["--resume", "abc"], 2, "--resume cannot be used yet"),
+        (["--tracking-uri", "http://127.0.0.1:9"], 1, "no tracking server answers at http://127.0.0.1:9"),
+    ],
+)
+def test_bad_input_gets_one_sentence(tmp_path, arguments, code, sentence):
+    done = command(tmp_path, *arguments)
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors and errors[0].removeprefix("error: ").startswith(sentence)
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.once
+def test_an_absent_dataset_is_told_within_seconds(tmp_path):
+    done = command(tmp_path, "--dataset", "mnist", "--data-dir", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert (
+        "dataset 'mnist'" in done.stderr and "--data-dir" in done.stderr and "--dataset shapes" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.once
+def test_an_unknown_recipe_names_the_nearest(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.cnn_cifra"], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown recipe 'cnn_cifra': did you mean 'cnn_cifar'?")

@@ -1,0 +1,135 @@
+"""A run ends in a true state and loses nothing, whatever the store does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+from recipes.engine import tracking
+from recipes.engine.errors import RecipeError
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def begin(store, **changes):
+    return tracking.start(
+        store, **{"experiment": "e", "run_name": "r", "params": {"a": 1}, "tags": {"b": "2"}, **changes}
+    )
+
+
+def test_what_a_run_records(store):
+    run = begin(store)
+    run.metrics({"train/loss": 2.0}, step=1)
+    run.metrics({"train/loss": 1.0, "val/loss": 3.0}, step=5)
+    run.text("notes.txt", "hello")
+    run.end("FINISHED")
+    client = mlflow.MlflowClient(store)
+    stored = client.get_run(run.id)
+    assert (
+        stored.info.status == "FINISHED" and stored.data.params == {"a": "1"} and stored.data.tags["b"] == "2"
+    )
+    history = client.get_metric_history(run.id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 2.0), (5, 1.0)]
+    assert run.history["train/loss"] == [(1, 2.0), (5, 1.0)] and run.last_step == 5
+    assert [f.path for f in client.list_artifacts(run.id)] == ["notes.txt"]
+
+
+def test_the_default_store_lies_under_mlruns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begin(None).end("FINISHED")
+    assert (tmp_path / "mlruns/mlflow.db").exists()
+
+
+def test_a_server_that_does_not_answer_is_found_out_within_seconds():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.perf_counter()
+    with pytest.raises(RecipeError, match=f"no tracking server answers at http://127.0.0.1:{port}"):
+        begin(f"http://127.0.0.1:{port}")
+    assert time.perf_counter() - start < 10
+
+
+def test_a_store_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="cannot make the tracking store's folder"):
+        begin(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+def test_an_unknown_kind_of_store():
+    with pytest.raises(RecipeError, match="cannot be used"):
+        begin("ftpx://nowhere")
+
+
+def test_metrics_wait_for_a_store_that_is_away(store, monkeypatch, capsys):
+    run = begin(store)
+    answering = run._client.log_batch
+
+    def away(*args, **kwargs):
+        raise mlflow.exceptions.MlflowException("away")
+
+    monkeypatch.setattr(run._client, "log_batch", away)
+    run.metrics({"loss": 1.0}, step=1)
+    assert "metrics not stored (away)" in capsys.readouterr().err
+    monkeypatch.setattr(run._client, "log_batch", answering)
+    run.metrics({"loss": 0.5}, step=2)
+    run.end("FINISHED")
+    assert len(mlflow.MlflowClient(store).get_metric_history(run.id, "loss")) == 2
+
+
+def test_metrics_of_a_store_that_stays_away_are_kept_in_a_file(store, monkeypatch):
+    run = begin(store)
+
+    def away(*args, **kwargs):
+        raise mlflow.exceptions.MlflowException("away")
+
+    monkeypatch.setattr(run._client, "log_batch", away)
+    run.metrics({"loss": 1.0}, step=1)
+    with pytest.raises(RecipeError, match="1 metric values of run"):
+        run.end("FINISHED")
+    kept = json.loads((tracking.UNSENT / f"{run.id}.json").read_text())
+    assert kept[0][0] == "loss" and kept[0][1] == 1.0 and kept[0][3] == 1
+
+
+def test_children_that_nobody_runs_are_ended(store):
+    parent = begin(store)
+    orphan = begin(store, tags={"mlflow.parentRunId": parent.id})
+    done = begin(store, tags={"mlflow.parentRunId": parent.id})
+    done.end("FINISHED")
+    assert tracking.end_children(store, "e", parent.id) == 1
+    client = mlflow.MlflowClient(store)
+    assert client.get_run(orphan.id).info.status == "KILLED"
+    assert client.get_run(done.id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_is_marked_killed_and_keeps_its_metrics(tmp_path, sent):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.cnn_cifar", "--dataset", "digits", "--epochs", "999", "--no-augment"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "error: stopped at step" in err and "KILLED" in err and "Traceback" not in err
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("cnn_cifar").experiment_id])
+    assert run.info.status == "KILLED"
+    assert len(client.get_metric_history(run.info.run_id, "val/accuracy")) >= 2
+    assert any("learning_curves" in f.path for f in client.list_artifacts(run.info.run_id, "figures"))
