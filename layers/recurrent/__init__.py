@@ -2,7 +2,7 @@
 
 from layers.recurrent.bidirectional import Bidirectional
 from layers.recurrent.cells import GRUCell, LSTMCell, PeepholeLSTMCell, SimpleRNNCell, StackedRNNCells
-from layers.recurrent.sequences import GRU, LSTM, RNN, PeepholeLSTM, SimpleRNN
+from layers.recurrent.layers import GRU, LSTM, RNN, PeepholeLSTM, SimpleRNN
 
 __all__ = [
     "GRU",

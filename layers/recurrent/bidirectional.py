@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.recurrent.cells import parameters
+
 Tensor = Any
 
 MERGE_MODES = ("sum", "mul", "ave", "concat", None)
@@ -127,8 +129,11 @@ class Bidirectional(keras.layers.Layer):
         if initial_state is not None:
             half = len(initial_state) // 2
             forward_state, backward_state = initial_state[:half], initial_state[half:]
+        accepted = parameters(type(self.forward_layer).call)
+        passed = {"mask": mask, "training": training}
+        passed = {name: value for name, value in passed.items() if name in accepted}
         results = [
-            layer(sequences, initial_state=state, mask=mask, training=training)
+            layer(sequences, initial_state=state, **passed)
             for layer, state in (
                 (self.forward_layer, forward_state),
                 (self.backward_layer, backward_state),

@@ -206,15 +206,12 @@ class RNN(keras.layers.Layer):
             initial_state = self.states if self.stateful else self.get_initial_state(ops.shape(sequences)[0])
         initial_state = list(initial_state) if keras.tree.is_nested(initial_state) else [initial_state]
         dtype = getattr(self.cell, "compute_dtype", self.compute_dtype)
-        # A copy, because a state variable is assigned to below, which PyTorch does in place.
         initial_state = keras.tree.map_structure(
-            lambda x: (
-                ops.copy(ops.convert_to_tensor(x, dtype=dtype))
-                if self.stateful
-                else ops.convert_to_tensor(x, dtype=dtype)
-            ),
-            initial_state,
+            lambda x: ops.convert_to_tensor(x, dtype=dtype), initial_state
         )
+        if self.stateful:
+            # A copy, because the variables are assigned to below, which PyTorch does in place.
+            initial_state = keras.tree.map_structure(ops.copy, initial_state)
         # Masks are drawn here, outside the loop: inside it they could not outlive one step.
         self._draw_dropout_masks(self.cell, sequences[:, 0], initial_state)
         last_output, outputs, states = self.inner_loop(sequences, initial_state, mask, training)
