@@ -18,8 +18,8 @@ torch 2.13, JAX 0.10; a quiet machine has still to confirm the digits), ratio by
     jax         0.78  1.03   1.23     1.33     1.05  0.94   0.95   1.01  1.00   1.02
     tensorflow  1.18  1.08   1.05     1.13     1.00  1.04   0.98   0.75  1.15   1.03
 
-On JAX and TensorFlow ours and Keras' compile to the same elementwise loops; what differs from 1 there changes
-from run to run.
+Every row is one run beside other processes. On JAX and TensorFlow the rules have the same operations as
+Keras', so ratios near 1 are expected; those above 1.10 are unexplained until measured on a quiet machine.
 
 Tried on torch and not kept, geometric mean over SGD, momentum, RMSprop, Adam, Lion: plain in-place operators
 (`weight -= step`) instead of torch's fused ones, in blocks of 2^15 elements 1.70, 2^17 1.12, 2^18 1.04, 2^20
