@@ -73,7 +73,7 @@ def test_embedding_low_rank_adaptation_equals_keras(tmp_path):
     # Keras forgets a `lora_alpha` that its constructor is given; ours keeps it.
     assert make(lora_rank=2, lora_alpha=3.0).lora_alpha == 3.0
     assert_parity(ours, theirs, tokens)
-    values = [np.linspace(-1, 1, w.size).reshape(w.shape).astype("float32") for w in ours.weights]
+    values = [np.linspace(-1, 1, np.prod(w.shape)).reshape(w.shape).astype("float32") for w in ours.weights]
     for layer in (ours, theirs):
         layer.set_weights(values)
     close(ours(tokens), theirs(tokens))
