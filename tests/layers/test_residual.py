@@ -17,7 +17,7 @@ def image(rng, channels=4):
 
 BLOCKS = {
     "BasicBlock": lambda **k: layers.BasicBlock(6, 2, **k),
-    "Bottleneck": lambda **k: layers.Bottleneck(2, 2, shortcut="projection", **k),
+    "Bottleneck": lambda **k: layers.Bottleneck(1, 2, shortcut="projection", **k),
     "PreActivationBlock": lambda **k: layers.PreActivationBlock(6, 2, "gelu", shortcut="projection", **k),
     "DenseBlock": lambda **k: layers.DenseBlock(2, 3, dropout_rate=0.1, **k),
     "TransitionBlock": lambda **k: layers.TransitionBlock(**k),
@@ -29,7 +29,8 @@ BLOCKS = {
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_generic_check(name, rng, tmp_path):
-    check_layer(BLOCKS[name], image(rng), tmp_path)
+    # Half precision is compiled once more for each policy: the layers within have their own checks.
+    check_layer(BLOCKS[name], image(rng), tmp_path, low_precision=name in ("SqueezeExcite", "BasicBlock"))
 
 
 def spelled_out(block, build, rng, channels=4, **call):
@@ -161,12 +162,12 @@ def test_inverted_residual_is_its_equation(rng):
 
 
 def test_mbconv_squeezes_to_a_quarter_of_its_input():
-    block = layers.MBConv(8, strides=2, expansion=6)
+    block = layers.MBConv(8, strides=2, expansion=6, kernel_initializer="ones")
     block.build((None, 6, 6, 8))
     squeeze = next(step for step in block.branch if isinstance(step, layers.SqueezeExcite))
     assert squeeze.squeeze.units == 2
     assert not block.joins and block.compute_output_shape((None, 5, None, 8)) == (None, 3, None, 8)
-    first = layers.MBConv(8, expansion=1)
+    first = layers.MBConv(8, expansion=1, kernel_initializer="ones")
     first.build((None, 6, 6, 8))
     assert isinstance(first.branch[0], layers.DepthwiseConv2D)
 
