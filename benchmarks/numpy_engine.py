@@ -1,6 +1,6 @@
 """One epoch of numpy_mlp and numpy_cnn: the NumPy engine against the same networks in PyTorch on the CPU.
 
-    python benchmarks/numpy_engine.py [--threads 1] [--rounds 5] [--batches 421]
+    python -m benchmarks.numpy_engine [--threads 1] [--rounds 5] [--batches 421]
 
 Both libraries train the networks of the two recipes with Adam on the same batches of 128 images of MNIST's
 shape, in float32, with the same number of threads. They take turns, a tenth of an epoch each, so that

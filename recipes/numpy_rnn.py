@@ -58,11 +58,11 @@ class Config(RunConfig):
     """Type of weights and activations."""
     dataset: Literal["python_docs", "tiny_shakespeare"] = "python_docs"
     """Text: Python's own documentation (built in), or Shakespeare by TensorFlow Datasets."""
-    epochs: int = 4
+    epochs: int = 6
     """Passes over the training text."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Stretches of text read side by side."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 5e-3
     """Step size at the start; it falls to 0 along a cosine."""
     cells: Literal["all", "rnn", "lstm", "gru"] = "all"
     """Which cells to train."""
