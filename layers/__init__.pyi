@@ -15,6 +15,10 @@ from .convolution import DepthwiseConv2D as DepthwiseConv2D
 from .convolution import SeparableConv2D as SeparableConv2D
 from .convolution import WaveNetBlock as WaveNetBlock
 from .dense import Dense as Dense
+from .embedding import Embedding as Embedding
+from .embedding import PatchEmbedding as PatchEmbedding
+from .graph import GraphAttention as GraphAttention
+from .graph import GraphConvolution as GraphConvolution
 from .images import ImageStandardization as ImageStandardization
 from .images import SpaceToDepth as SpaceToDepth
 from .multi_head_attention import GroupedQueryAttention as GroupedQueryAttention
@@ -67,3 +71,10 @@ from .residual import MBConv as MBConv
 from .residual import PreActivationBlock as PreActivationBlock
 from .residual import SqueezeExcite as SqueezeExcite
 from .residual import TransitionBlock as TransitionBlock
+from .sampling import GaussianSampling as GaussianSampling
+from .sampling import kl_between_gaussians as kl_between_gaussians
+from .sampling import kl_to_standard_normal as kl_to_standard_normal
+from .sampling import sample_gaussian as sample_gaussian
+from .transformer import FeedForward as FeedForward
+from .transformer import TransformerDecoderBlock as TransformerDecoderBlock
+from .transformer import TransformerEncoderBlock as TransformerEncoderBlock
