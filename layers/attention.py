@@ -49,6 +49,18 @@ def softmax(scores: Any, axis: int = -1) -> Any:
     return numerators / totals
 
 
+def kernel_softmax(scores: Any, mask: Any, masked_score: float) -> Any:
+    """The same by the backend's kernel: eager backends run it in one pass, and its parts in many.
+
+    Finite scores only: the kernel is NaN in a row of minus infinity. Masked ones are therefore replaced by
+    the lowest score, and their weights by zero if `masked_score` is minus infinity.
+    """
+    if mask is None:
+        return ops.softmax(scores, axis=-1)
+    weights = ops.softmax(ops.where(mask, scores, LOWEST_SCORE), axis=-1)
+    return ops.where(mask, weights, 0.0) if masked_score == -math.inf else weights
+
+
 def causal_mask(query_positions: Any, key_positions: Any) -> Any:
     """Boolean mask `(T, S)`: a query sees the keys that do not come after it."""
     return ops.expand_dims(query_positions, -1) >= ops.expand_dims(key_positions, 0)
@@ -96,19 +108,24 @@ def scaled_dot_product_attention(
         scores = ops.cast(scores, "float32")
     if bias is not None:
         scores = scores + ops.cast(bias, scores.dtype)
-    if mask is not None:
-        scores = ops.where(mask, scores, ops.cast(masked_score, scores.dtype))
-    numerators, totals = exponentials(scores)  # (..., N, T, S), (..., N, T, 1)
 
     def mix(weights: Any) -> Any:
         mixed = matmul_grouped(weights, value)  # (..., N, T, V)
         return mixed if context is None else mixed + context(weights)
 
-    if not (half or return_weights or dropout):
+    if bias is None and keras.backend.backend() == "torch":
+        weights = ops.cast(kernel_softmax(scores, mask, masked_score), dtype)
+        late = False
+    else:
+        if mask is not None:
+            scores = ops.where(mask, scores, ops.cast(masked_score, scores.dtype))
+        numerators, totals = exponentials(scores)  # (..., N, T, S), (..., N, T, 1)
         # Dividing the T x V outputs is cheaper than dividing the T x S weights; half precision has not
         # the range for sums of unnormalised weights.
-        return mix(numerators) / totals
-    weights = ops.cast(numerators / totals, dtype)
+        late = not (half or return_weights or dropout)
+        weights = numerators if late else ops.cast(numerators / totals, dtype)
+    if late:
+        return mix(weights) / totals
     output = mix(weights if dropout is None else dropout(weights))
     return (output, weights) if return_weights else output
 
