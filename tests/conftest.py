@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import pytest
+import pytest  # noqa: E402 - the environment comes first
 
 BACKEND = os.environ["KERAS_BACKEND"]
 INSTALLED = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
@@ -39,6 +39,13 @@ def rng():
     import numpy as np
 
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def own_tracking_store(monkeypatch):
+    """No test writes where the user does, and none leaves a store to the next: MLflow keeps its URI there."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
     config = dataclasses.replace(config, tracking_uri=uri, data_dir=data_dir)
     settings = axes.settings(options.trials, config.seed)
     trials = [
-        {"setting": setting, "seed": config.seed + k, "label": _label(setting, config.seed + k)}
+        {"setting": setting, "seed": config.seed + k, "label": _label(setting)}
         for setting in settings
         for k in range(options.seeds)
     ]
@@ -241,6 +241,7 @@ def _run_trials(
     import ray
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a line, below
     environment = {
         **backend.thread_environment(options.cpus_per_trial),
         "KERAS_BACKEND": base["backend"],
@@ -278,7 +279,7 @@ def _run_trials(
     finished, failures = [], []
     for result in results:
         if result.error is not None:
-            failures.append(f"{result.config['trial']['label']}: {_last_line(result.error)}")
+            failures.append(f"{_name(result.config['trial'])}: {_last_line(result.error)}")
         elif result.metrics and "seconds" in result.metrics:
             finished.append((result.config["trial"], result.metrics))
     return finished, failures
@@ -297,7 +298,7 @@ def _progress(total: int, metric: str) -> Any:
             self.ended += 1
             left = (time.perf_counter() - self.begin) / self.ended * (total - self.ended)
             print(
-                f"[{self.ended:>3}/{total}] {trial.config['trial']['label']}  {text}  {left:.0f} s left",
+                f"[{self.ended:>3}/{total}] {_name(trial.config['trial'])}  {text}  {left:.0f} s left",
                 flush=True,
             )
 
@@ -340,12 +341,15 @@ def _report(run: tracking.Run, rows: list[dict], failures: list[str], metric: st
     run.tags({"best": rows[0]["label"]})
 
 
-def _label(setting: dict[str, Any], seed: int | None = None) -> str:
-    parts = [
+def _label(setting: dict[str, Any]) -> str:
+    return " ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in setting.items()
-    ]
-    return " ".join(parts if seed is None else [*parts, f"seed={seed}"])
+    )
+
+
+def _name(trial: dict[str, Any]) -> str:
+    return f"{trial['label']} seed={trial['seed']}"
 
 
 def _last_line(error: BaseException) -> str:

@@ -18,11 +18,11 @@ def load_recipe(name: str) -> tuple[type[RunConfig], launch.Train]:
     return module.Config, module.train
 
 
-def run_trial(trial: dict[str, Any], base: dict[str, Any], recipe: str, parent: str) -> None:
+def run_trial(sample: dict[str, Any], base: dict[str, Any], recipe: str, parent: str) -> None:
     """Run a recipe with some of its fields changed, as a child of an MLflow run; report to Ray Tune.
 
     Args:
-        trial: `setting` (fields and values), `seed` and the setting's `label`.
+        sample: what Ray Tune drew: under `trial`, fields and values of a `setting`, its `label`, a `seed`.
         base: the recipe's fields that all trials share.
         recipe: the recipe's name.
         parent: identifier of the sweep's MLflow run.
@@ -34,12 +34,14 @@ def run_trial(trial: dict[str, Any], base: dict[str, Any], recipe: str, parent: 
 
     # A reused worker has the last trial's layer names and graphs.
     keras.utils.clear_session()
+    trial = sample["trial"]
     config_class, train = load_recipe(recipe)
     config = dataclasses.replace(config_class(**base), **trial["setting"], seed=trial["seed"])
     start = time.perf_counter()
     metrics = launch.run_recipe(
         config,
         train,
-        tags={"mlflow.parentRunId": parent, "mlflow.runName": trial["label"], "setting": trial["label"]},
+        run_name=f"{trial['label']} seed={trial['seed']}",
+        tags={"mlflow.parentRunId": parent, "setting": trial["label"]},
     )
     tune.report({**metrics, "seconds": time.perf_counter() - start})

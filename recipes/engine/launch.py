@@ -40,12 +40,15 @@ def main(config_class: type[RunConfig], train: Train) -> None:
         print(f"{name:<24}{value:.4f}")
 
 
-def run_recipe(config: RunConfig, train: Train, tags: Mapping[str, str] | None = None) -> dict[str, float]:
+def run_recipe(
+    config: RunConfig, train: Train, run_name: str | None = None, tags: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """One run of a recipe, tracked from its first to its last moment.
 
     Args:
         config: what to run.
         train: the recipe's algorithm; returns the final metrics.
+        run_name: what the UI calls the run; default: recipe, backend and seed.
         tags: MLflow tags beside the usual ones; a sweep names its parent here.
 
     Returns:
@@ -61,7 +64,7 @@ def run_recipe(config: RunConfig, train: Train, tags: Mapping[str, str] | None =
     run = tracking.start(
         config.tracking_uri,
         config.experiment or name,
-        run_name=f"{name} {config.backend} seed {config.seed}",
+        run_name=run_name or f"{name} {config.backend} seed {config.seed}",
         params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
         tags={**_circumstances(name, config), **(tags or {})},
     )

@@ -160,7 +160,7 @@ def start(
 
 def connect(uri: str | None) -> tuple["MlflowClient", str]:
     """A client for a tracking URI, and the URI in full; a dead server is found out within seconds."""
-    uri = uri or STORE
+    uri = absolute(uri)
     _probe(uri)
     # A server that goes away later is met by Run's own patience, not by minutes of silent retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -168,10 +168,10 @@ def connect(uri: str | None) -> tuple["MlflowClient", str]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     with _store_errors(uri):
-        import mlflow
+        # Not mlflow.set_tracking_uri: it would decide for the whole process and its children.
+        from mlflow import MlflowClient
 
-        mlflow.set_tracking_uri(uri)
-        return mlflow.MlflowClient(tracking_uri=uri), uri
+        return MlflowClient(tracking_uri=uri), uri
 
 
 def experiment_of(client: "MlflowClient", uri: str, name: str) -> str:
