@@ -91,7 +91,15 @@ def scan(
         return everything, everything
 
     # TensorFlow's scan wants outputs that look like the carry, which is why `extra` rides in it.
-    last, every = ops.scan(whole, [*carry, *extra], inputs, reverse=reverse)
+    if inputs[0].shape[0] is not None:
+        last, every = ops.scan(whole, [*carry, *extra], inputs, reverse=reverse)
+    else:
+        # Over several tensors of unknown length it fails; over the time steps' numbers it does not.
+        def indexed(previous: list, t: Tensor) -> tuple[list, list]:
+            return whole(previous, [ops.take(x, t, axis=0) for x in inputs])
+
+        times = ops.arange(ops.shape(inputs[0])[0], dtype="int32")
+        last, every = ops.scan(indexed, [*carry, *extra], times, reverse=reverse)
     return list(last[:count]), list(every[:count]), list(every[count:])
 
 
