@@ -18,7 +18,7 @@ from collections.abc import Callable
 BATCH = 128
 
 
-def numpy_step(module, shape: tuple[int, ...], x, y) -> Callable[[], None]:  # noqa: ANN001
+def numpy_step(module, shape: tuple[int, ...], x, y) -> Callable[[], None]:
     from layers.autograd import optim
     from layers.autograd.nn.losses import sparse_categorical_crossentropy
 
@@ -34,7 +34,7 @@ def numpy_step(module, shape: tuple[int, ...], x, y) -> Callable[[], None]:  # n
     return step
 
 
-def torch_step(model, x, y) -> Callable[[], None]:  # noqa: ANN001
+def torch_step(model, x, y) -> Callable[[], None]:
     import torch
 
     optimizer = torch.optim.Adam(model.parameters())
