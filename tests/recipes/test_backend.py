@@ -74,8 +74,8 @@ def test_thread_environment_holds_each_backend(tmp_path):
 def test_a_run_never_imports_tensorflow(name, tmp_path):
     """The whole command, with data of TFDS' library at hand, figures and a stored model."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "recipes.cnn_cifar", "--backend", name, "--dataset", "digits",
-         "--epochs", "1", "--no-augment"],
+        [sys.executable, "-X", "importtime", "-m", "recipes.cnn_cifar", "--backend", name,
+         "--dataset", "digits", "--epochs", "1", "--no-augment"],
         capture_output=True, text=True, cwd=tmp_path, timeout=300,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip

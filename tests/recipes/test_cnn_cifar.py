@@ -186,7 +186,8 @@ def test_backends_agree(model, tmp_path):
         path = tmp_path / f"{name}.npz"
         done = subprocess.run(
             [sys.executable, os.path.join(os.path.dirname(__file__), "agreement.py"), model, str(path)],
-            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True,
+            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": os.getcwd()},
+            capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
         results[name] = np.load(path)
