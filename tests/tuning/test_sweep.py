@@ -27,7 +27,7 @@ def test_a_sweep_compares_settings_over_seeds_and_survives_a_broken_one(tmp_path
     backend = keras.backend.backend()
     done = command(
         tmp_path, "--backend", backend, *DIGITS, "--grid", "learning_rate=0.1,1e30", "--seeds", "2",
-        "--optimizer", "sgd",
+        "--optimizer", "sgd", "--max-concurrent", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
