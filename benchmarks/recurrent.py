@@ -48,7 +48,7 @@ def pin(options: argparse.Namespace) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-def training_step(kind: str, name: str, shape: tuple, options: argparse.Namespace):  # noqa: ANN201
+def training_step(kind: str, name: str, shape: tuple, options: argparse.Namespace):
     """A function that takes one training step of the layer on fixed data."""
     import numpy as np
 
@@ -68,7 +68,7 @@ def training_step(kind: str, name: str, shape: tuple, options: argparse.Namespac
     return lambda: model.train_on_batch(x, y)
 
 
-def native_step(name: str, x, y):  # noqa: ANN001, ANN201
+def native_step(name: str, x, y):
     """The same step of PyTorch's fused layer."""
     import torch
 

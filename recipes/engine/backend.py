@@ -49,12 +49,15 @@ def choose(arguments: list[str]) -> str:
     Raises:
         RecipeError: the name is unknown, or the framework is not installed.
     """
-    name = _option(arguments, "--backend") or os.environ.get("KERAS_BACKEND") or DEFAULT
+    asked = _option(arguments, "--backend") or os.environ.get("KERAS_BACKEND")
+    name = asked or DEFAULT
     if name == "numpy":
+        keep_tensorflow_out()
         return name
     if name not in BACKENDS:
         raise unknown("backend", name, BACKENDS)
-    require_installed(name)
+    if asked:  # a recipe on the NumPy engine needs no default backend; for the others `launch` looks
+        require_installed(name)
     os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if name != "tensorflow":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.engine import tracking
+from recipes.engine.backend import require_installed
 from recipes.engine.config import RunConfig, check_words
 from recipes.engine.errors import RecipeError
 
@@ -60,6 +61,7 @@ def run_recipe(
     """
     name = recipe_name(train)
     if config.backend != "numpy":
+        require_installed(config.backend)
         _seed(config)
     run = tracking.start(
         config.tracking_uri,
