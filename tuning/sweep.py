@@ -7,7 +7,6 @@ Flags that are not the sweep's own go to the recipe: they hold for all trials.
 """
 
 import argparse
-import contextlib
 import csv
 import dataclasses
 import io
@@ -84,18 +83,16 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
     try:
         finished, failures = _run_trials(options, trials, base, parent.id)
         rows = summarize(finished, settings, options.metric)
+        if rows:
+            _report(parent, rows, failures, options.metric, time.perf_counter() - begin)
+        if len(finished) + len(failures) < len(trials):  # Ray takes Ctrl-C as the wish to stop early
+            raise KeyboardInterrupt
         if not rows:
             raise RecipeError(f"none of {len(trials)} trials finished; the first error: {failures[0]}")
-        _report(parent, rows, failures, options.metric, time.perf_counter() - begin)
-        status = "KILLED" if len(finished) + len(failures) < len(trials) else "FINISHED"
-        if status == "KILLED":
-            raise RecipeError(
-                f"stopped after {len(finished)} of {len(trials)} trials; run {parent.id} is marked KILLED "
-                "and keeps them"
-            )
+        status = "FINISHED"
         return rows
     except KeyboardInterrupt:
-        status, error = "KILLED", None
+        status = "KILLED"
         raise RecipeError(
             f"stopped: run {parent.id} is marked KILLED and keeps the trials that finished"
         ) from None
@@ -181,8 +178,12 @@ def comparison(rows: list[dict[str, Any]], metric: str) -> Any:
 
 
 def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
-    parser = _Parser(prog="python -m tuning.sweep", description=__doc__, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = _Parser(
+        prog="python -m tuning.sweep",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("recipe", help="the recipe to run; `python -m recipes` lists them")
     parser.add_argument(
         "--grid", action="append", default=[], metavar="FIELD=A,B", help="every value in turn"
@@ -232,12 +233,9 @@ def _run_trials(
     options: argparse.Namespace, trials: list[dict], base: dict[str, Any], parent: str
 ) -> tuple[list[tuple[dict, dict]], list[str]]:
     """Run the trials on Ray; the finished ones with their metrics, and the errors of the others."""
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = (
-        "1"  # MLflow has it all; TensorBoard's would load TensorFlow
-    )
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # MLflow has it all; Ray's own loggers would write it again, and TensorBoard's would load TensorFlow.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of its own next release
     import ray
     from ray import tune
 
@@ -361,5 +359,4 @@ def _command() -> str:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        main()
+    main()

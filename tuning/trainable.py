@@ -30,10 +30,10 @@ def run_trial(sample: dict[str, Any], base: dict[str, Any], recipe: str, parent:
     from ray import tune
 
     backend.choose(["--backend", base["backend"]])
-    import keras
+    if base["backend"] != "numpy":
+        import keras
 
-    # A reused worker has the last trial's layer names and graphs.
-    keras.utils.clear_session()
+        keras.utils.clear_session()  # a reused worker has the last trial's layer names and graphs
     trial = sample["trial"]
     config_class, train = load_recipe(recipe)
     config = dataclasses.replace(config_class(**base), **trial["setting"], seed=trial["seed"])
