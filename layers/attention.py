@@ -20,13 +20,17 @@ from .regularization import Dropout
 LOWEST_SCORE = -0.7 * float(np.finfo("float32").max)
 
 
-def exponentials(scores: Any, axis: int = -1) -> tuple[Any, Any]:
+def exponentials(scores: Any, axis: int = -1, finite: bool = False) -> tuple[Any, Any]:
     """Numerator and denominator of the softmax, kept apart: `exp(x - max x)` and its sum over `axis`.
 
     The maximum is subtracted so that no exponential overflows. Where a whole row is minus infinity, the
-    numerators are 0 and the denominator is 1: such a row gets weight nowhere, not NaN.
+    numerators are 0 and the denominator is 1: such a row gets weight nowhere, not NaN. Where no row can be,
+    `finite` saves the guard against it.
     """
     highest = ops.stop_gradient(ops.max(scores, axis=axis, keepdims=True))
+    if finite:
+        numerators = ops.exp(scores - highest)
+        return numerators, ops.sum(numerators, axis=axis, keepdims=True)
     highest = ops.where(ops.isfinite(highest), highest, ops.zeros_like(highest))
     numerators = ops.exp(scores - highest)
     totals = ops.sum(numerators, axis=axis, keepdims=True)
@@ -119,7 +123,8 @@ def scaled_dot_product_attention(
     else:
         if mask is not None:
             scores = ops.where(mask, scores, ops.cast(masked_score, scores.dtype))
-        numerators, totals = exponentials(scores)  # (..., N, T, S), (..., N, T, 1)
+        finite = bias is None and (mask is None or math.isfinite(masked_score))
+        numerators, totals = exponentials(scores, finite=finite)  # (..., N, T, S), (..., N, T, 1)
         # Dividing the T x V outputs is cheaper than dividing the T x S weights; half precision has not
         # the range for sums of unnormalised weights.
         late = not (half or return_weights or dropout)
