@@ -235,6 +235,7 @@ def _run_trials(
     """Run the trials on Ray; the finished ones with their metrics, and the errors of the others."""
     # MLflow has it all; Ray's own loggers would write it again, and TensorBoard's would load TensorFlow.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a panel even where verbose is 0
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of its own next release
     import ray
     from ray import tune
