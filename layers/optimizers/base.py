@@ -57,10 +57,18 @@ class Optimizer(keras.optimizers.Optimizer):
         """
         raise NotImplementedError
 
+    def apply(self, grads: Sequence, trainable_variables: Sequence | None = None) -> Any:
+        """Update the variables; TensorFlow's sparse gradients are made dense first."""
+        grads = list(grads)
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        if len(grads) == len(variables):  # else the base has an error to raise
+            grads = [_dense(gradient, variable) for gradient, variable in zip(grads, variables, strict=True)]
+        return super().apply(grads, trainable_variables)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Apply the rule to one model variable and its state."""
         dtype = keras.utils.standardize_dtype(variable.dtype)
-        gradient = ops.convert_to_tensor(gradient, dtype=dtype)  # makes TensorFlow's sparse gradients dense
+        gradient = ops.convert_to_tensor(gradient, dtype=dtype)
         decay, coefficients = self._coefficients_once(learning_rate, dtype)
         decays = decay is not None and self._use_weight_decay(variable)
         stored = (variable, *self.state_of(variable))
@@ -118,6 +126,13 @@ class Optimizer(keras.optimizers.Optimizer):
         if self.clipvalue:
             return [clip_by_value(g, self.clipvalue) if g is not None else None for g in grads]
         return grads
+
+
+def _dense(gradient: Any, variable: keras.Variable) -> Any:
+    """Return a gradient as a tensor: TensorFlow gives those of embeddings row by row."""
+    if not hasattr(gradient, "dense_shape"):
+        return gradient
+    return ops.add(gradient, ops.zeros(variable.shape, dtype=gradient.dtype))
 
 
 def _scalar(value: Any) -> Any:

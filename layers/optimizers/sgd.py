@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from layers.optimizers.arithmetic import add_scaled
 from layers.optimizers.base import Optimizer
@@ -74,14 +73,6 @@ class SGD(Optimizer):
         else:
             weight += m
         return weight, m
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Apply the rule; a TensorFlow gradient of a few embedding rows touches those rows only."""
-        sparse = hasattr(gradient, "indices") and hasattr(gradient, "dense_shape")
-        if sparse and not self.momentum and self.weight_decay is None:
-            self.assign_sub(variable, ops.multiply(gradient, ops.cast(learning_rate, variable.dtype)))
-        else:
-            super().update_step(gradient, variable, learning_rate)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
