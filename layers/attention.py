@@ -54,7 +54,7 @@ def softmax(scores: Any, axis: int = -1) -> Any:
 
 
 def kernel_softmax(scores: Any, mask: Any, masked_score: float) -> Any:
-    """The same by the backend's kernel: eager backends run it in one pass, and its parts in many.
+    """The same by the backend's kernel, which on PyTorch and TensorFlow is faster than its parts.
 
     Finite scores only: the kernel is NaN in a row of minus infinity. Masked ones are therefore replaced by
     the lowest score, and their weights by zero if `masked_score` is minus infinity.
@@ -117,7 +117,7 @@ def scaled_dot_product_attention(
         mixed = matmul_grouped(weights, value)  # (..., N, T, V)
         return mixed if context is None else mixed + context(weights)
 
-    if bias is None and keras.backend.backend() == "torch":
+    if bias is None and keras.backend.backend() != "jax":
         weights = ops.cast(kernel_softmax(scores, mask, masked_score), dtype)
         late = False
     else:
