@@ -35,7 +35,7 @@ import numpy as np
 import layers
 from recipes import engine
 from recipes.engine import launch
-from recipes.engine.config import RunConfig
+from recipes.engine.config import TrainingConfig
 
 # Customary peak learning rates to start from; they were not tuned, so that a fair comparison sweeps them.
 LEARNING_RATES = {
@@ -52,7 +52,7 @@ LEARNING_RATES = {
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(TrainingConfig):
     """What can be varied."""
 
     dataset: Literal["cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist", "shapes", "digits"] = (
@@ -204,15 +204,16 @@ def build_schedule(config: Config, steps: int) -> keras.optimizers.schedules.Lea
 def build_optimizer(config: Config, schedule: Any) -> keras.optimizers.Optimizer:
     """The optimizer; weight decay spares biases and batch normalization."""
     optimizers = layers.optimizers
-    decay = {"learning_rate": schedule, "weight_decay": config.weight_decay or None}
+    common = {"learning_rate": schedule, **engine.training.optimizer_options(config)}
+    decay = {**common, "weight_decay": config.weight_decay or None}
     makers = {
         "sgd": lambda: optimizers.SGD(**decay),
         "momentum": lambda: optimizers.SGD(momentum=0.9, **decay),
         "nesterov": lambda: optimizers.SGD(momentum=0.9, nesterov=True, **decay),
         "adagrad": lambda: optimizers.Adagrad(**decay),
         "rmsprop": lambda: optimizers.RMSprop(**decay),
-        "adam": lambda: optimizers.Adam(schedule),
-        "adamw": lambda: optimizers.AdamW(schedule, weight_decay=config.weight_decay),
+        "adam": lambda: optimizers.Adam(**common),
+        "adamw": lambda: optimizers.AdamW(**{**decay, "weight_decay": config.weight_decay}),
         "nadam": lambda: optimizers.Nadam(**decay),
         "lion": lambda: optimizers.Lion(**decay),
     }
@@ -239,17 +240,21 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     data = engine.data.load(config.dataset, config.data_dir)
     run.tags({"dataset.fingerprint": data.fingerprint})
     batches = engine.data.Batches(
-        data.train, config.batch_size, config.seed, augment="crop_flip" if config.augment else "none"
+        data.train,
+        config.batch_size,
+        config.seed,
+        augment="crop_flip" if config.augment else "none",
+        accumulate=config.accumulate,
     )
     model = build_model(config, data)
-    schedule = build_schedule(config, len(batches) * config.epochs)
+    schedule = build_schedule(config, batches.steps_per_epoch // config.accumulate * config.epochs)
     model.compile(
         build_optimizer(config, schedule),
         smoothed_cross_entropy(config, len(data.labels)),
         metrics=["accuracy"],
     )
     try:
-        engine.training.fit(model, batches, data.validation, config.epochs, run, schedule)
+        engine.training.fit(model, batches, data.validation, config, run, schedule)
     finally:
         run.figure(
             "learning_curves", engine.figures.learning_curves(run.history, f"{config.model} on {data.name}")

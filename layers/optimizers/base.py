@@ -115,6 +115,19 @@ class Optimizer(keras.optimizers.Optimizer):
             self._memo.open = False
             self._memo.values.clear()
 
+    def _update_model_variables_moving_average(self, trainable_variables: Sequence) -> None:
+        """Average the weights once an update; Keras would do it once a gradient that is accumulated."""
+        steps = self.gradient_accumulation_steps
+        if not steps or not self.use_ema:
+            super()._update_model_variables_moving_average(trainable_variables)
+            return
+        updated = ops.equal((self._iterations + 1) % steps, 0)
+        first = ops.equal(self.iterations, 0)
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+            momentum = ops.where(updated, ops.where(first, 0.0, self.ema_momentum), 1.0)
+            momentum = ops.cast(momentum, variable.dtype)
+            average.assign(momentum * average + (1 - momentum) * variable)
+
     def _apply_weight_decay(self, variables: Sequence) -> None:
         """Do nothing: `update_step` decays each weight just before its rule, in the same pass over memory."""
 

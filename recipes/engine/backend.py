@@ -60,7 +60,9 @@ def choose(arguments: list[str]) -> str:
         require_installed(name)
     os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if name != "tensorflow":
+    if name == "tensorflow":
+        let_tensorflow_in()
+    else:
         keep_tensorflow_out()
     keep_memory()
     return name
@@ -96,6 +98,30 @@ def keep_tensorflow_out() -> None:
     """
     if PathFinder in sys.meta_path:
         sys.meta_path[sys.meta_path.index(PathFinder)] = _WithoutTensorFlow
+
+
+def let_tensorflow_in() -> None:
+    """Undo `keep_tensorflow_out`: a resumed run's own backend is known later than the default."""
+    if _WithoutTensorFlow in sys.meta_path:
+        sys.meta_path[sys.meta_path.index(_WithoutTensorFlow)] = PathFinder
+
+
+def make_deterministic(name: str) -> None:
+    """Have a GPU repeat a run bit for bit: no reductions in the order in which threads happen to end."""
+    if name == "jax":
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+        )
+    elif name == "torch":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    else:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
 
 
 def keep_memory() -> None:

@@ -49,7 +49,7 @@ class RunConfig:
     tracking_uri: str | None = field(default_factory=_tracking_uri)
     """MLflow store or server; default: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db."""
     resume: str | None = None
-    """Identifier of a killed run to go on with (not yet possible: this version refuses it)."""
+    """Identifier of a killed run to go on with, as it was set up: no other flags are needed."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -63,13 +63,60 @@ class RunConfig:
         for name, kind in typing.get_type_hints(type(self)).items():
             if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
                 raise unknown(f"value of {_flag(name)}", str(getattr(self, name)), typing.get_args(kind))
-        if self.resume is not None:
-            raise usage_error("--resume cannot be used yet: start the run again without it")
+        if self.resume is not None and not isinstance(self, TrainingConfig):
+            raise usage_error(
+                "this recipe is done in minutes and writes no checkpoints: start it anew, without --resume"
+            )
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
         """A configuration that ends in seconds, for smoke tests; recipes override it."""
         return cls(**changes)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(RunConfig):
+    """What every recipe can be told that trains a network with `engine.training`."""
+
+    accumulate: int = 1
+    """Parts that a batch is cut into; their gradients are averaged before the update."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; longer ones are scaled down."""
+    ema: float | None = None
+    """Momentum of an exponential moving average of the weights, which is what is evaluated and kept."""
+    early_stopping: int = 0
+    """Epochs without a better val/loss after which to stop and take the best weights; 0: never."""
+    checkpoint_every: str = "60s"
+    """Optimizer steps, or seconds (60s), between checkpoints; 0: none."""
+    keep_checkpoints: int = 2
+    """Checkpoints to keep beside the best one, until the run is finished."""
+    checkpoint_dir: Path = Path("mlruns/checkpoints")
+    """Folder of the runs' checkpoints."""
+    probe: int = 0
+    """Optimizer steps between looks at every layer's gradients, weights and activations; 0: none."""
+    find_lr: bool = False
+    """Instead of training, raise the learning rate step by step, and suggest one."""
+    deterministic: bool = False
+    """Have GPUs repeat a run bit for bit, at the cost of speed; CPUs do so anyway."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("accumulate", 1), ("keep_checkpoints", 1), ("early_stopping", 0), ("probe", 0)):
+            if getattr(self, name) < least:
+                raise usage_error(f"{_flag(name)} must be at least {least}, not {getattr(self, name)}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise usage_error(f"--clip-norm must be positive, not {self.clip_norm}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise usage_error(f"--ema must lie between 0 and 1, not {self.ema}")
+        self.checkpoint_interval()
+
+    def checkpoint_interval(self) -> tuple[int, float]:
+        """`checkpoint_every` as (optimizer steps, seconds), of which one is 0, or both for none."""
+        word = self.checkpoint_every
+        number, seconds = word.removesuffix("s"), word.endswith("s")
+        if not number.isdigit() or (seconds and int(number) == 0):
+            raise usage_error(f"--checkpoint-every takes steps (500), seconds (60s) or 0, not '{word}'")
+        return (0, float(number)) if seconds else (int(number), 0.0)
 
 
 def field_types(config_class: type[RunConfig]) -> dict[str, Any]:
@@ -99,20 +146,28 @@ def value_of(config_class: type[RunConfig], name: str, word: str) -> Any:
     return _parsed(kinds[name], _flag(name), word)
 
 
-def check_words(config_class: type[RunConfig], words: list[str]) -> None:
+def check_words(config_class: type[RunConfig], words: list[str]) -> dict[str, Any]:
     """Refuse a command line with unknown flags or impossible values in one sentence.
 
     tyro would refuse the same words with a page of help; what passes here, it parses.
+
+    Returns:
+        The fields that the command line gives, and their values.
     """
+    given = {}
     kinds = field_types(config_class)
     flags = {_flag(name): name for name in kinds}
-    switches = {flag: True for flag, name in flags.items() if kinds[name] is bool}
-    switches |= {f"--no-{flag[2:]}": False for flag in switches}
+    switches = {flag: (name, True) for flag, name in flags.items() if kinds[name] is bool}
+    switches |= {f"--no-{flag[2:]}": (name, False) for flag, (name, _) in switches.items()}
     rest = iter(words)
     for word in rest:
         flag, joined, value = word.partition("=")
         flag = flag.replace("_", "-")
-        if flag in ("-h", "--help") or flag in switches:
+        if flag in ("-h", "--help"):
+            continue
+        if flag in switches:
+            name, value = switches[flag]
+            given[name] = value
             continue
         if flag not in flags:
             raise unknown("flag" if word.startswith("-") else "argument", flag, {*flags, *switches})
@@ -120,7 +175,8 @@ def check_words(config_class: type[RunConfig], words: list[str]) -> None:
             value = next(rest, None)
         if value is None:
             raise usage_error(f"{flag} needs a value")
-        value_of(config_class, flags[flag], value)
+        given[flags[flag]] = value_of(config_class, flags[flag], value)
+    return given
 
 
 def _flag(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The one exception that ends a recipe with a sentence instead of a traceback."""
+"""The exceptions that end a recipe with a sentence instead of a traceback, or before its end."""
 
 import difflib
 from collections.abc import Iterable
@@ -15,6 +15,18 @@ class RecipeError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class Finished(Exception):
+    """Ends a run before its recipe's own end, as finished: what was asked for is there.
+
+    Args:
+        metrics: the run's final metrics.
+    """
+
+    def __init__(self, metrics: dict[str, float]) -> None:
+        super().__init__(metrics)
+        self.metrics = metrics
 
 
 def usage_error(message: str) -> RecipeError:

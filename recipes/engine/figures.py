@@ -102,3 +102,31 @@ def feature_maps(image: np.ndarray, stages: Mapping[str, np.ndarray], most: int 
                 axes.set_ylabel(f"{name}\n{maps.shape[0]}x{maps.shape[1]}x{maps.shape[2]}", fontsize=7)
     figure.suptitle("one image and its strongest feature maps, stage by stage", fontsize="medium")
     return figure
+
+
+def heatmap(
+    table: np.ndarray, rows: Sequence[str], steps: Sequence[int], title: str, logarithmic: bool = False
+) -> Figure:
+    """A number for each row (a layer) at each of some steps, as colours.
+
+    Args:
+        table: (rows, steps); NaN where there is none.
+        rows: names, the first at the top.
+        steps: optimizer steps, in order.
+        title: what the number is.
+        logarithmic: whether colours are spread by orders of magnitude.
+    """
+    from matplotlib.colors import LogNorm
+
+    positive = table[np.isfinite(table) & (table > 0)]
+    norm = LogNorm(positive.min(), positive.max()) if logarithmic and len(positive) else None
+    figure = Figure(figsize=(8, 1.4 + 0.24 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(table, aspect="auto", interpolation="nearest", cmap="viridis", norm=norm)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    ticks = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 9)).astype(int))
+    axes.set_xticks(ticks, [steps[tick] for tick in ticks])
+    axes.set_xlabel("optimizer step")
+    axes.set_title(title)
+    figure.colorbar(image)
+    return figure

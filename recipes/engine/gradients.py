@@ -7,11 +7,23 @@
     step = compiled(value_and_grad(loss, has_aux=True))
     (value, state), gradients = step(trainable, state, x, y)
 
-Everything nests, so a gradient of a gradient is `value_and_grad` twice. This is the only file that
-branches on the backend for the sake of differentiation.
+Everything nests: a gradient of a gradient is `value_and_grad` twice. `keras.remat(function)` trades time
+for memory in either (gradient checkpointing); the function runs twice, so it must have no side effects.
+
+The same for code that changes Keras variables as it goes, optimizers included, on all three backends:
+
+    def step(x, y):
+        def loss():
+            return cross_entropy(y, model(x, training=True))
+        value, slopes = by_variables(loss, model.trainable_variables)
+        optimizer.apply(slopes, model.trainable_variables)
+        return {"loss": value}
+    step = compiled_step(step, [*model.variables, *optimizer.variables])
+
+This is the only file that branches on the backend for the sake of differentiation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -137,3 +149,123 @@ def compiled(function: Callable) -> Callable:
 
         return tf.function(function)
     return function
+
+
+# The JAX step that is being traced: its scope, and the variables it knows.
+_traced: list[tuple[keras.StatelessScope, list]] = []
+
+
+def compiled_step(function: Callable, variables: Sequence[keras.Variable]) -> Callable:
+    """A training step written as plain code that changes Keras variables, compiled for repeated calls.
+
+    What `model.fit` cannot say is said this way: several optimizers and groups of variables, gradient
+    penalties, losses over several models.
+
+    Args:
+        function: takes arrays, changes some of `variables`, returns a nest of tensors. Within it gradients
+            are taken by `by_variables`.
+        variables: every variable that `function` reads or changes, those of built optimizers included.
+
+    Returns:
+        A function of the same arguments and results: `tf.function` on TensorFlow; on JAX `jax.jit` of the
+        function from all variables' values to their new ones; on PyTorch the function itself.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # As `model.fit` does: XLA for accelerators only. It also draws other random numbers.
+        accelerated = any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
+        return tf.function(function, jit_compile=accelerated)
+    if backend == "torch":
+        return function
+
+    import jax
+
+    variables = list({id(variable): variable for variable in variables}.values())
+
+    def pure(values: list, *arguments: Any) -> tuple[Any, list]:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:
+            _traced.append((scope, variables))
+            try:
+                result = function(*arguments)
+            finally:
+                _traced.pop()
+        return result, [scope.get_current_value(variable) for variable in variables]
+
+    jitted = jax.jit(pure, donate_argnums=0)  # the old values give up their memory to the new ones
+
+    def step(*arguments: Any) -> Any:
+        result, values = jitted([variable.value for variable in variables], *arguments)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return result
+
+    return step
+
+
+def by_variables(function: Callable, variables: Sequence[keras.Variable], has_aux: bool = False) -> tuple:
+    """A function's value and its gradient by Keras variables, within a `compiled_step`.
+
+    Args:
+        function: of no arguments; computes a scalar tensor from variables, or with `has_aux`
+            `(scalar, aux)`. It may change other variables (batch statistics, dropout seeds).
+        variables: what to differentiate by.
+        has_aux: whether `function` returns something beside the scalar.
+
+    Returns:
+        `(value, gradients)` or `((value, aux), gradients)`: one gradient a variable, zero where the value
+        does not depend on it.
+
+    Raises:
+        RuntimeError: on JAX, outside a `compiled_step`, where changes of variables would be lost.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            sources = [variable.value for variable in variables]
+            tape.watch(sources)
+            result = function()
+        slopes = tape.gradient(result[0] if has_aux else result, sources, unconnected_gradients="zero")
+        return result, slopes
+    if backend == "torch":
+        import torch
+
+        result = function()
+        sources = [variable.value for variable in variables]
+        slopes = torch.autograd.grad(result[0] if has_aux else result, sources, allow_unused=True)
+        slopes = [
+            torch.zeros_like(source) if slope is None else slope
+            for source, slope in zip(sources, slopes, strict=True)
+        ]
+        return keras.tree.map_structure(lambda tensor: tensor.detach(), result), slopes
+
+    import jax
+
+    if not _traced:
+        raise RuntimeError("on JAX `by_variables` works within a function given to `compiled_step`")
+    outer, known = _traced[-1]
+    chosen = {id(variable) for variable in variables}
+    others = [variable for variable in known if id(variable) not in chosen]
+
+    def pure(values: list) -> tuple[Any, tuple]:
+        mapping = [
+            *zip(variables, values, strict=True),
+            *((variable, outer.get_current_value(variable)) for variable in others),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as inner:
+            _traced.append((inner, known))
+            try:
+                result = function()
+            finally:
+                _traced.pop()
+        changed = [inner.get_current_value(variable) for variable in others]
+        return (result[0] if has_aux else result), (result, changed)
+
+    values = [outer.get_current_value(variable) for variable in variables]
+    (_, (result, changed)), slopes = jax.value_and_grad(pure, has_aux=True)(values)
+    for variable, value in zip(others, changed, strict=True):
+        outer.add_update((variable, value))
+    return result, slopes

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import tracking
-from recipes.engine.backend import require_installed
-from recipes.engine.config import RunConfig, check_words
-from recipes.engine.errors import RecipeError
+from recipes.engine import backend, checkpoints, tracking
+from recipes.engine.backend import make_deterministic, require_installed
+from recipes.engine.config import RunConfig, check_words, field_types, value_of
+from recipes.engine.errors import Finished, RecipeError, usage_error
 
 VERSIONED = ("keras", "jax", "torch", "tensorflow", "numpy")
 
@@ -29,10 +29,13 @@ def main(config_class: type[RunConfig], train: Train) -> None:
     """
     words = sys.argv[1:]
     try:
-        check_words(config_class, words)
-        import tyro
+        given = check_words(config_class, words)
+        if given.get("resume") and not {"-h", "--help"} & set(words):
+            config = resumed(config_class, given, recipe_name(train))
+        else:
+            import tyro
 
-        config = tyro.cli(config_class, args=words, description=_description(train), prog=_command(train))
+            config = tyro.cli(config_class, args=words, description=_description(train), prog=_command(train))
         metrics = run_recipe(config, train)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -62,27 +65,38 @@ def run_recipe(
     name = recipe_name(train)
     if config.backend != "numpy":
         require_installed(config.backend)
+        if getattr(config, "deterministic", False):
+            make_deterministic(config.backend)
         _seed(config)
-    run = tracking.start(
-        config.tracking_uri,
-        config.experiment or name,
-        run_name=run_name or f"{name} {config.backend} seed {config.seed}",
-        params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
-        tags={**_circumstances(name, config), **(tags or {})},
-    )
+    if config.resume:
+        run = tracking.resume(config.tracking_uri, config.resume)
+    else:
+        run = tracking.start(
+            config.tracking_uri,
+            config.experiment or name,
+            run_name=run_name or f"{name} {config.backend} seed {config.seed}",
+            params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
+            tags={**_circumstances(name, config), **tracking.process_tags(), **(tags or {})},
+        )
     print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
     start = time.perf_counter()
     previous = _stop_on_terminate()
     try:
-        metrics = train(config, run)
+        try:
+            metrics = train(config, run)
+        except Finished as finished:
+            metrics = finished.metrics
         metrics = {**metrics, "duration_seconds": time.perf_counter() - start}
         run.metrics(metrics, step=run.last_step)
         run.end("FINISHED")
+        if run.checkpoints:  # nothing is left to go on with; the best one stays
+            checkpoints.prune(run.checkpoints, "step", keep=0)
         return metrics
     except KeyboardInterrupt:
         run.end("KILLED")
+        how = f"; python -m recipes.{name} --resume {run.id} goes on" if run.checkpoints else ""
         raise RecipeError(
-            f"stopped at step {run.last_step}: run {run.id} is marked KILLED and keeps what it had logged"
+            f"stopped at step {run.last_step}: run {run.id} is marked KILLED and keeps what it logged{how}"
         ) from None
     except RecipeError as error:
         run.end("FAILED", error=str(error))
@@ -93,6 +107,61 @@ def run_recipe(
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+# What a resumed run may be told anew: none of it changes what is computed, but for the backend's rounding.
+FREE_ON_RESUME = {
+    "backend",
+    "checkpoint_dir",
+    "checkpoint_every",
+    "data_dir",
+    "keep_checkpoints",
+    "resume",
+    "tracking_uri",
+}
+
+
+def resumed(config_class: type[RunConfig], given: Mapping[str, Any], name: str) -> RunConfig:
+    """The configuration that a killed run goes on with: its own, as MLflow has it.
+
+    Args:
+        config_class: the recipe's Config.
+        given: the fields that the command line gives; `resume` among them.
+        name: the recipe's name.
+
+    Returns:
+        The configuration; its backend is this process' one.
+
+    Raises:
+        RecipeError: no such run, a run of another recipe, or a field that cannot change now.
+    """
+    run_id = given["resume"]
+    client, uri = tracking.connect(given.get("tracking_uri", config_class().tracking_uri))
+    found = tracking.find(client, uri, run_id)
+    recipe = found.data.tags.get("recipe")
+    if recipe != name:
+        raise usage_error(
+            f"run {run_id} is one of recipe {recipe}: python -m recipes.{recipe} --resume {run_id}"
+        )
+    recorded = recorded_fields(config_class, found.data.params)
+    for field, value in given.items():
+        if field not in FREE_ON_RESUME and value != recorded.get(field):
+            raise usage_error(
+                f"run {run_id} has {field} {recorded.get(field)}, not {value}: leave the flag away, "
+                "or start a new run"
+            )
+    fields = {**recorded, **given}
+    backend.choose(["--backend", fields["backend"]])
+    return config_class(**fields)
+
+
+def recorded_fields(config_class: type[RunConfig], params: Mapping[str, str]) -> dict[str, Any]:
+    """A run's parameters, which MLflow keeps as words, as fields of its recipe's Config."""
+    return {
+        name: value_of(config_class, name, params[name])
+        for name in field_types(config_class)
+        if name in params
+    }
 
 
 def recipe_name(train: Train) -> str:

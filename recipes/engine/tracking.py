@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.engine.errors import RecipeError
+from recipes.engine.errors import RecipeError, usage_error
 
 if TYPE_CHECKING:
     import keras
@@ -38,23 +38,44 @@ class Run:
     next ones, and are written to `mlruns/unsent/RUN.json` if the server is still away at the end.
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str, experiment: str, uri: str) -> None:
+    def __init__(
+        self,
+        client: "MlflowClient",
+        run_id: str,
+        experiment: str,
+        uri: str,
+        stored: Mapping[str, list[tuple[int, float]]] | None = None,
+    ) -> None:
         self._client = client
         self._unsent: list[tuple[str, float, int, int]] = []
+        self._stored = stored or {}
         self.id = run_id
         self.experiment = experiment
         self.uri = uri
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.last_step = 0
+        self.checkpoints: Path | None = None
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record metrics at an optimizer step."""
         now = int(time.time() * 1000)
         self.last_step = max(self.last_step, step)
         for name, value in values.items():
-            self.history.setdefault(name, []).append((step, float(value)))
-        self._unsent += [(name, float(value), now, step) for name, value in values.items()]
+            points = self.history.setdefault(name, [])
+            if (step, float(value)) in points[-1:]:  # the last of a curve is often a final metric too
+                continue
+            points.append((step, float(value)))
+            # A resumed run comes past points that were recorded before it was killed.
+            if all(step != known for known, _ in self._stored.get(name, ())):
+                self._unsent.append((name, float(value), now, step))
         self._send()
+
+    def rewind(self, step: int) -> None:
+        """Begin again at an optimizer step: `history` holds what a resumed run had recorded up to there."""
+        self.last_step = max(step, 0)
+        self.history = {
+            name: [point for point in points if point[0] <= step] for name, points in self._stored.items()
+        }
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
@@ -156,6 +177,75 @@ def start(
         client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
         client.log_batch(run_id, tags=[RunTag("mlflow.note.content", run_name)])
     return Run(client, run_id, experiment, uri)
+
+
+def resume(uri: str | None, run_id: str) -> Run:
+    """Open a run again that was killed or failed: what it does now goes on its curves.
+
+    Args:
+        uri: as in `start`.
+        run_id: the run.
+
+    Returns:
+        The run, in state RUNNING.
+
+    Raises:
+        RecipeError: there is no such run, it is finished, or a process still works on it.
+    """
+    client, uri = connect(uri)
+    found = find(client, uri, run_id)
+    tags = found.data.tags
+    if found.info.status == "FINISHED":
+        raise usage_error(f"run {run_id} is finished: there is nothing to resume")
+    if found.info.status == "RUNNING" and _alive(tags.get("host"), tags.get("process")):
+        raise usage_error(f"run {run_id} is still running, as process {tags['process']}: stop it first")
+    with _store_errors(uri):
+        experiment = client.get_experiment(found.info.experiment_id).name
+        stored = {
+            name: [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
+            for name in found.data.metrics
+        }
+        client.update_run(run_id, status="RUNNING")
+        for name, value in process_tags().items():
+            client.set_tag(run_id, name, value)
+        if "error" in tags:
+            client.delete_tag(run_id, "error")
+    return Run(client, run_id, experiment, uri, stored)
+
+
+def find(client: "MlflowClient", uri: str, run_id: str) -> Any:
+    """A run of the store.
+
+    Raises:
+        RecipeError: there is no such run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException:
+        raise usage_error(
+            f"there is no run '{run_id}' in {uri}: the identifier is in the first line that a run prints, "
+            "and --tracking-uri names another store"
+        ) from None
+
+
+def process_tags() -> dict[str, str]:
+    """What tells whether a run that says RUNNING is."""
+    return {"host": socket.gethostname(), "process": str(os.getpid())}
+
+
+def _alive(host: str | None, process: str | None) -> bool:
+    """Whether a process of this machine runs; one of another machine cannot be asked."""
+    if host != socket.gethostname() or not process or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def connect(uri: str | None) -> tuple["MlflowClient", str]:

@@ -1,137 +1,134 @@
-"""`model.fit` with what every recipe wants around it: metrics by step, progress, a stop at the first NaN."""
+"""Training a network: `model.fit` with what every recipe wants around it.
 
-import math
-import sys
-import time
-from collections.abc import Callable
+What `model.fit` cannot say is said with `gradients.compiled_step` and a loop over `Progress`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
+from recipes.engine import learning_rates, probes
+from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
 from recipes.engine.data.datasets import Split
-from recipes.engine.errors import RecipeError
+from recipes.engine.progress import Progress
 from recipes.engine.tracking import Run
 
-POINTS = 200  # points of a learning curve within a run
+
+def optimizer_options(config: TrainingConfig) -> dict[str, Any]:
+    """The arguments of every optimizer that the common flags decide: accumulation, clipping, averaging."""
+    return {
+        "gradient_accumulation_steps": config.accumulate if config.accumulate > 1 else None,
+        "global_clipnorm": config.clip_norm,
+        "use_ema": config.ema is not None,
+        "ema_momentum": config.ema or 0.99,
+    }
 
 
 def fit(
     model: keras.Model,
     batches: Batches,
     validation: Split,
-    epochs: int,
+    config: TrainingConfig,
     run: Run,
     schedule: Callable[[int], Any],
     validation_batch_size: int = 500,
 ) -> None:
-    """Train a compiled model and record its curves.
+    """Train a compiled model, as the common flags say, and record its curves.
+
+    All epochs are one long epoch to `model.fit`: where one ends, where a killed run goes on and when to stop
+    is decided by `Progress`.
 
     Args:
-        model: compiled, with the metric `accuracy` or others.
-        batches: training data.
-        validation: looked at after every epoch.
-        epochs: passes over the data.
-        run: where `train/*` (means over the steps since the last point), `val/*`, `lr` and
-            `images_per_second` go; the x-axis is the optimizer step.
-        schedule: the learning rate at a step.
+        model: compiled; its optimizer made with `optimizer_options(config)`.
+        batches: training data, cut by `config.accumulate`.
+        validation: looked at after every epoch, with the averaged weights under `--ema`.
+        config: the run's settings.
+        run: where curves go.
+        schedule: the learning rate at an optimizer step.
         validation_batch_size: examples evaluated at once.
 
     Raises:
-        RecipeError: the loss stopped being a number; the message names the step.
+        RecipeError: the loss stopped being a number, or the run cannot be resumed.
     """
-    model.fit(
+    run.tags({"data.order": batches.fingerprint})
+    if not model.built:
+        model(batches[0][0][:1])
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    if config.find_lr:
+        learning_rates.find(model, batches, run)
+
+    def settle() -> None:
+        if keras.backend.backend() == "jax":
+            model.jax_state_sync()  # during `fit` the values are not in the variables
+
+    def evaluate() -> dict[str, float]:
+        with averaged(model):
+            return model.evaluate(
+                validation.x, validation.y, batch_size=validation_batch_size, verbose=0, return_dict=True
+            )
+
+    measured = {id(variable) for variable in model.metrics_variables}
+    progress = Progress(
+        config,
+        run,
         batches,
-        epochs=epochs,
-        validation_data=(validation.x, validation.y),
-        validation_batch_size=validation_batch_size,
-        shuffle=False,
-        verbose=0,
-        callbacks=[Curves(run, schedule, len(batches), epochs, batches.batch_size)],
+        state={
+            "model": [variable for variable in model.variables if id(variable) not in measured],
+            "optimizer": model.optimizer.variables,
+        },
+        evaluate=evaluate,
+        schedule=schedule,
+        settle=settle,
+        on_point=model.reset_metrics,
     )
+    if progress.step < progress.total and not progress.stopped:
+        callbacks = [_Following(progress)]
+        if config.probe:
+            callbacks.insert(0, probes.Probe(run, batches, config.probe, progress, settle))
+        model.fit(
+            batches.between(progress.step, progress.total), shuffle=False, verbose=0, callbacks=callbacks
+        )
+    progress.finish()
+    _take_averages(model)
 
 
-class Curves(keras.callbacks.Callback):
-    """Writes curves to a run and a line an epoch to the terminal; refuses to go on with a NaN."""
+@contextlib.contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """Within, a model whose optimizer averages its weights has the averages for weights."""
+    weights = [keras.ops.copy(variable.value) for variable in model.trainable_variables]
+    if _take_averages(model):
+        yield
+        for variable, weight in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(weight)
+    else:
+        yield
 
-    def __init__(
-        self, run: Run, schedule: Callable[[int], Any], steps_per_epoch: int, epochs: int, batch_size: int
-    ) -> None:
+
+def _take_averages(model: keras.Model) -> bool:
+    """Give a model the averages that its optimizer keeps for weights; False where it keeps none."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.use_ema:
+        return False
+    optimizer.finalize_variable_values(model.trainable_variables)
+    # On JAX both would now be one array, which Keras' next compiled function takes the memory of.
+    for variable in model.trainable_variables:
+        variable.assign(keras.ops.copy(variable.value))
+    return True
+
+
+class _Following(keras.callbacks.Callback):
+    """Tells a Progress of every step of `model.fit`."""
+
+    def __init__(self, progress: Progress) -> None:
         super().__init__()
-        self.run = run
-        self.schedule = schedule
-        self.steps_per_epoch = steps_per_epoch
-        self.total = steps_per_epoch * epochs
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.interval = max(1, self.total // POINTS)
-        self.step = 0
-        self.on_screen = sys.stdout.isatty()
-        self.last_line = 0.0
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Start the clock."""
-        self.begin = time.perf_counter()
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Keras' metrics start anew, and so do the means taken from them."""
-        self.epoch = epoch
-        self.epoch_begin = time.perf_counter()
-        self.seen, self.sums = 0, {}
+        self.progress = progress
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Look at the loss of every step; record a point now and then."""
-        self.step += 1
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise RecipeError(
-                f"the loss is {loss} at step {self.step} (epoch {self.epoch + 1}): "
-                "the run stops here; try a smaller --learning-rate, or --precision float32"
-            )
-        if self.step % self.interval == 0 or batch + 1 == self.steps_per_epoch:
-            self._point(batch + 1, logs)
-        now = time.perf_counter()
-        if self.on_screen and now - self.last_line > 0.5:
-            self.last_line = now
-            done = self.step / self.total
-            left = (now - self.begin) * (1 - done) / done
-            print(
-                f"\repoch {self.epoch + 1}/{self.epochs}  step {self.step}/{self.total}  loss {loss:.4f}  "
-                f"{self._speed(batch + 1, now):.0f} images/s  {left:.0f} s left ",
-                end="",
-                flush=True,
-            )
-
-    def on_test_begin(self, logs: dict | None = None) -> None:
-        """Training stops: hold the clock."""
-        self.train_end = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Record validation metrics and speed, and say so."""
-        values = {f"val/{name[4:]}": value for name, value in logs.items() if name.startswith("val_")}
-        values["images_per_second"] = self._speed(
-            self.steps_per_epoch, getattr(self, "train_end", time.perf_counter())
-        )
-        self.run.metrics(values, self.step)
-        shown = {
-            f"train/{name}": value for name, value in logs.items() if not name.startswith("val_")
-        } | values
-        line = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        print(
-            f"{chr(13) if self.on_screen else ''}epoch {epoch + 1}/{self.epochs}  step {self.step}  {line}",
-            flush=True,
-        )
-
-    def _point(self, seen: int, logs: dict) -> None:
-        """Means over the steps since the last point, out of Keras' means since the epoch began."""
-        values = {}
-        for name, mean in logs.items():
-            total = float(mean) * seen
-            values[f"train/{name}"] = (total - self.sums.get(name, 0.0)) / (seen - self.seen)
-            self.sums[name] = total
-        self.seen = seen
-        values["lr"] = float(self.schedule(self.step))
-        self.run.metrics(values, self.step)
-
-    def _speed(self, batches: int, now: float) -> float:
-        return batches * self.batch_size / (now - self.epoch_begin)
+        """Count the step; Keras' logs are means since its metrics were last reset."""
+        self.progress.after_steps(logs)
+        if self.progress.stopped:
+            self.model.stop_training = True

@@ -231,7 +231,7 @@ def test_a_stored_model_predicts_the_same_on_every_other_backend(tmp_path):
         (["--dataset", "cifar"], 2, "unknown value of --dataset 'cifar'"),
         (["--epochs", "many"], 2, "--epochs takes a whole number, not 'many'"),
         (["--epochs", "0"], 2, "--epochs must be at least 1, not 0"),
-        (["--resume", "abc"], 2, "--resume cannot be used yet"),
+        (["--resume", "abc"], 2, "there is no run 'abc'"),
         (["--tracking-uri", "http://127.0.0.1:9"], 1, "no tracking server answers at http://127.0.0.1:9"),
     ],
 )

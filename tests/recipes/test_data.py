@@ -113,20 +113,32 @@ def test_unknown_dataset():
         data.load("shape")
 
 
-def test_batches_depend_on_seed_epoch_and_index_alone(rng):
+def test_batches_depend_on_seed_and_number_alone(rng):
     split = Split(rng.integers(0, 255, (50, 8, 8, 3), dtype=np.uint8), np.arange(50))
     batches = data.Batches(split, 16, seed=3, augment="crop_flip")
-    assert len(batches) == 3
-    _, y0 = batches[1]
-    batches.on_epoch_end()
-    x1, y1 = batches[1]
-    assert not np.array_equal(y0, y1)
-    again = data.Batches(split, 16, seed=3, augment="crop_flip", epoch=1)
-    np.testing.assert_array_equal(again[1][0], x1)
-    np.testing.assert_array_equal(again[1][1], y1)
+    assert batches.steps_per_epoch == 3
+    assert not np.array_equal(batches[1][1], batches[4][1])  # the same place in the next epoch
+    again = data.Batches(split, 16, seed=3, augment="crop_flip")
+    for later, sooner in zip(again[4], batches[4], strict=True):  # without what comes before
+        np.testing.assert_array_equal(later, sooner)
     seen = np.concatenate([data.Batches(split, 10, seed=0)[i][1] for i in range(5)])
     assert sorted(seen) == list(range(50))
     assert not np.array_equal(data.Batches(split, 16, seed=4)[0][1], data.Batches(split, 16, seed=3)[0][1])
+    assert again.fingerprint == batches.fingerprint != data.Batches(split, 16, seed=4).fingerprint
+
+
+def test_parts_of_a_batch_are_the_batch(rng):
+    """Order and augmentation are drawn for examples, not for batches: so gradients can be accumulated."""
+    split = Split(rng.integers(0, 255, (50, 8, 8, 3), dtype=np.uint8), np.arange(50))
+    whole = data.Batches(split, 16, seed=3, augment="crop_flip")
+    parts = data.Batches(split, 16, seed=3, augment="crop_flip", accumulate=4)
+    assert parts.steps_per_epoch == 12 and parts.batch_size == 4
+    for step in (0, 2, 3):
+        for number in range(2):
+            joined = np.concatenate([parts[4 * step + part][number] for part in range(4)])
+            np.testing.assert_array_equal(joined, whole[step][number])
+    with pytest.raises(RecipeError, match="--accumulate 3 does not divide"):
+        data.Batches(split, 16, seed=3, accumulate=3)
 
 
 def test_crops_and_mirror_images_are_what_they_say(rng):
@@ -143,6 +155,7 @@ def test_crops_and_mirror_images_are_what_they_say(rng):
             np.ascontiguousarray(padded[top : top + 6, left : left + 6][:, ::-1]),
         )
     }
-    results = cropped_and_flipped(np.repeat(image, 400, axis=0), np.random.default_rng(1))
+    corners = rng.integers(0, 9, (2, 400))
+    results = cropped_and_flipped(np.repeat(image, 400, axis=0), *corners, rng.random(400) < 0.5)
     drawn = {result.tobytes() for result in results}
     assert drawn <= possible and len(drawn) > 100

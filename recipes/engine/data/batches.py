@@ -1,73 +1,118 @@
-"""Batches by index: the same on every backend, and after a restart.
+"""Batches by number: the same on every backend, and after a restart.
 
-What batch `i` of epoch `e` holds depends on the seed, `e` and `i` alone, not on what was drawn before.
-Cropping and flipping are byte copies in NumPy: 5 microseconds an image, and bit-equal on all backends.
+What a batch holds depends on the seed and its number alone, not on what was drawn before it. Cropping and
+flipping are byte copies in NumPy: 5 microseconds an image, and bit-equal on all backends.
 """
+
+import functools
+import hashlib
 
 import keras
 import numpy as np
 
 from recipes.engine.data.datasets import Split
+from recipes.engine.errors import usage_error
 
 
-class Batches(keras.utils.PyDataset):
-    """A split as shuffled batches for `model.fit`.
+class Batches:
+    """A split as an endless, shuffled row of batches; every epoch has its own order.
 
     Args:
         split: what to draw from.
-        batch_size: examples in a batch; the incomplete last batch of an epoch is left out, so that every
-            step is compiled once and weighs the same.
+        batch_size: examples in one optimizer step; the incomplete last one of an epoch is left out, so that
+            every step is compiled once and weighs the same.
         seed: fixes order and augmentation.
         augment: "crop_flip" for a random crop out of the image padded by 4 zeros on each side and a random
             mirror image, as He et al.; "none".
-        epoch: the epoch to begin with.
+        accumulate: batches that one optimizer step is cut into, in order: together they hold what one batch
+            of the full size would.
+
+    Attributes:
+        batch_size: examples in a batch: `batch_size / accumulate`.
+        steps_per_epoch: batches in an epoch.
+
+    Raises:
+        RecipeError: `accumulate` does not divide the batch size.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, augment: str = "none", epoch: int = 0
+        self, split: Split, batch_size: int, seed: int, augment: str = "none", accumulate: int = 1
     ) -> None:
-        super().__init__()
+        batch_size = min(batch_size, len(split))
+        if batch_size % accumulate:
+            raise usage_error(
+                f"--accumulate {accumulate} does not divide the {batch_size} examples of a step"
+            )
         self.split = split
-        self.batch_size = min(batch_size, len(split))
         self.seed = seed
         self.augment = augment
-        self.epoch = epoch
-        self._order = self._permutation()
+        self.accumulate = accumulate
+        self.batch_size = batch_size // accumulate
+        self.steps_per_epoch = len(split) // batch_size * accumulate
+        self._drawn = functools.lru_cache(maxsize=2)(self._draw)  # two: batches are fetched ahead
 
-    def __len__(self) -> int:
-        return len(self.split) // self.batch_size
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        x, y = self.split.x[chosen], self.split.y[chosen]
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch number `step`, counted from 0 over all epochs: (x, y)."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order, tops, lefts, mirrored = self._drawn(epoch)
+        place = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        x, y = self.split.x[order[place]], self.split.y[order[place]]
         if self.augment == "crop_flip":
-            x = cropped_and_flipped(x, np.random.default_rng((self.seed, self.epoch, index)))
+            x = cropped_and_flipped(x, tops[place], lefts[place], mirrored[place])
         return x, y
 
-    def on_epoch_end(self) -> None:
-        """Draw the next epoch's order."""
-        self.epoch += 1
-        self._order = self._permutation()
+    def between(self, first: int, last: int) -> "Stretch":
+        """Batches `first` to `last - 1`, as `model.fit` takes them."""
+        return Stretch(self, first, last)
 
-    def _permutation(self) -> np.ndarray:
-        return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.split))
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the order and augmentation of the first epoch: equal for equal data order."""
+        return hashlib.sha256(b"".join(part.tobytes() for part in self._drawn(0))).hexdigest()[:16]
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """One epoch's order, and for each place in it the corner of the crop and whether it is mirrored."""
+        rng = np.random.default_rng((self.seed, epoch))
+        n = len(self.split)
+        order = rng.permutation(n)
+        tops, lefts = rng.integers(0, 2 * PADDING + 1, (2, n))
+        return order, tops, lefts, rng.random(n) < 0.5
 
 
-def cropped_and_flipped(images: np.ndarray, rng: np.random.Generator, padding: int = 4) -> np.ndarray:
-    """Each image cropped at random out of itself padded with zeros, and mirrored with probability 1/2.
+class Stretch(keras.utils.PyDataset):
+    """Consecutive batches of a run, whatever epochs they belong to, as one dataset for `model.fit`."""
+
+    def __init__(self, batches: Batches, first: int, last: int) -> None:
+        super().__init__()
+        self.batches = batches
+        self.first = first
+        self.last = last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.batches[self.first + index]
+
+
+PADDING = 4  # zeros on each side of an image, in pixels
+
+
+def cropped_and_flipped(
+    images: np.ndarray, tops: np.ndarray, lefts: np.ndarray, mirrored: np.ndarray
+) -> np.ndarray:
+    """Each image cropped out of itself padded with zeros, and mirrored or not.
 
     Args:
         images: (n, height, width, channels).
-        rng: the randomness.
-        padding: zeros on each side, in pixels.
+        tops, lefts: corners of the crops in the padded images, (n,), 0 ... 2 `PADDING`.
+        mirrored: which ones to mirror, (n,).
 
     Returns:
         Images of the same shape and type.
     """
-    n, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    tops, lefts = rng.integers(0, 2 * padding + 1, (2, n))
-    mirrored = rng.random(n) < 0.5
+    _, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)))
     result = np.empty_like(images)
     # A loop of plain copies takes a third of the time of one fancy index.
     for i, (top, left, mirror) in enumerate(zip(tops, lefts, mirrored, strict=True)):

@@ -1,0 +1,113 @@
+"""The learning-rate range test: which learning rates make the loss fall, and from where on it rises.
+
+Every step of a short training has a higher learning rate than the one before, from far too low to far too
+high. Where the smoothed loss falls steepest is a good constant rate; a one-cycle schedule may peak near its
+minimum.
+
+Reference:
+    Smith, 2017, Cyclical learning rates for training neural networks, arXiv:1506.01186.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+import layers
+from recipes.engine.data.batches import Batches
+from recipes.engine.errors import Finished, RecipeError
+from recipes.engine.tracking import Run
+
+LOWEST, HIGHEST = 1e-6, 10.0
+STEPS = 150
+SMOOTHING = 0.9
+DIVERGED = 3.0  # times the first loss, where the test ends
+
+
+def find(model: keras.Model, batches: Batches, run: Run) -> None:
+    """Run the test with a compiled model and end the run with its result.
+
+    Args:
+        model: compiled; its weights are spoilt.
+        batches: training data.
+        run: where the figure `learning_rate_range` and the curve `range/loss` go; the x-axis is the step.
+
+    Raises:
+        Finished: always; its metrics are `suggested/learning_rate` (steepest descent) and
+            `suggested/peak` (where the loss is lowest).
+    """
+    model.optimizer.learning_rate = layers.schedules.ExponentialDecay(LOWEST, STEPS - 1, HIGHEST / LOWEST)
+    collected = _Losses()
+    model.fit(batches.between(0, STEPS * batches.accumulate), shuffle=False, verbose=0, callbacks=[collected])
+    losses = np.reshape(
+        collected.losses[: len(collected.losses) // batches.accumulate * batches.accumulate],
+        (-1, batches.accumulate),
+    ).mean(axis=1)
+    rates = LOWEST * (HIGHEST / LOWEST) ** (np.arange(len(losses)) / (STEPS - 1))
+    for step, loss in enumerate(losses):
+        run.metrics({"range/loss": loss, "lr": rates[step]}, step + 1)
+    smooth = smoothed(losses)
+    steepest, lowest = suggest(rates, smooth)
+    run.figure("learning_rate_range", draw(rates, losses, smooth, steepest, lowest))
+    raise Finished({"suggested/learning_rate": steepest, "suggested/peak": lowest})
+
+
+def smoothed(losses: np.ndarray) -> np.ndarray:
+    """Exponential moving average, without the bias towards its beginning."""
+    average, result = 0.0, []
+    for count, loss in enumerate(losses, start=1):
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        result.append(average / (1 - SMOOTHING**count))
+    return np.array(result)
+
+
+def suggest(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
+    """The rates where a smoothed loss falls steepest (by the logarithm of the rate) and where it is lowest.
+
+    Raises:
+        RecipeError: the loss never fell.
+    """
+    lowest = int(np.argmin(losses))
+    if lowest < 3:
+        raise RecipeError(
+            f"the loss rises from the first step of the range test on, at a learning rate of {LOWEST}: "
+            "the model does not learn with any"
+        )
+    slopes = np.gradient(losses[: lowest + 1], np.log(rates[: lowest + 1]))
+    return float(rates[int(np.argmin(slopes))]), float(rates[lowest])
+
+
+def draw(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, steepest: float, lowest: float) -> Figure:
+    """The loss over the learning rate, with the suggestions."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.semilogx(rates, losses, color="tab:blue", alpha=0.3, label="loss of the batch")
+    axes.semilogx(rates, smooth, color="tab:blue", label="smoothed")
+    axes.axvline(steepest, color="tab:green", linestyle="--", label=f"steepest: {steepest:.2g}")
+    axes.axvline(lowest, color="tab:red", linestyle=":", label=f"lowest: {lowest:.2g}")
+    low, high = smooth.min(), smooth[: max(1, len(smooth) // 2)].max()
+    axes.set_ylim(low - 0.2 * (high - low), high + 0.5 * (high - low))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+class _Losses(keras.callbacks.Callback):
+    """The loss of every batch, until it diverges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keras' loss is a mean over the steps so far: undo it."""
+        seen = len(self.losses)
+        loss = float(logs["loss"]) * (seen + 1) - sum(self.losses)
+        if not math.isfinite(loss) or (self.losses and loss > DIVERGED * max(self.losses[0], 1e-12)):
+            self.model.stop_training = True
+            return
+        self.losses.append(loss)

@@ -1,0 +1,309 @@
+"""Where a training run stands: its curves, its line on the terminal, its checkpoints, and when it ends.
+
+`training.fit` drives it from `model.fit`; a loop written out in a recipe drives it itself:
+
+    progress = Progress(config, run, batches, state={"model": model.variables, ...}, evaluate=...)
+    for x, y in progress.batches():      # from where a killed run stopped
+        progress.after_step(train_step(x, y))
+    progress.finish()
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from recipes.engine import checkpoints
+from recipes.engine.config import TrainingConfig
+from recipes.engine.data.batches import Batches
+from recipes.engine.errors import RecipeError, usage_error
+from recipes.engine.tracking import Run
+
+POINTS = 200  # points of a learning curve within a run
+MONITOR = "val/loss"  # what early stopping and the best checkpoint go by
+
+
+class Progress:
+    """Counts a run's steps and does what is due after each.
+
+    A checkpoint holds the variables, the number of batches done and what curves and early stopping have
+    gathered; batches are a function of their number. That is all there is: a run that goes on from it goes
+    the same way, bit for bit.
+
+    Args:
+        config: epochs, checkpoints, early stopping.
+        run: where metrics go: `train/*` (means over the steps since the last point), `val/*`, `lr` and
+            `images_per_second`; the x-axis is the optimizer step.
+        batches: training data.
+        state: all variables that training changes, by group.
+        evaluate: validation metrics, called after every epoch.
+        schedule: the learning rate at an optimizer step; None where there is no one such rate.
+        settle: called before variables are read, for a driver that keeps their values elsewhere.
+        on_point: called after a point of the curves is recorded.
+
+    Attributes:
+        step: batches done.
+        total: batches in all.
+        stopped: whether training is to end before `total`.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        run: Run,
+        batches: Batches,
+        state: Mapping[str, Sequence[keras.Variable]],
+        evaluate: Callable[[], Mapping[str, float]],
+        schedule: Callable[[int], Any] | None = None,
+        settle: Callable[[], None] = lambda: None,
+        on_point: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.run = run
+        self.data = batches
+        self.state = state
+        self.evaluate = evaluate
+        self.schedule = schedule
+        self.settle = settle
+        self.on_point = on_point
+        self.epochs = config.epochs
+        self.total = batches.steps_per_epoch * config.epochs
+        self.interval = max(1, self.total // batches.accumulate // POINTS) * batches.accumulate
+        self.step = 0
+        self.stopped = False
+        self.patience = config.early_stopping
+        self.best, self.epochs_since_best = math.inf, 0
+        self.epoch_sums: dict[str, float] = {}
+        self.epoch_steps = 0
+        self.sums: dict[str, float] = {}
+        self.steps_since_point = 0
+        steps, self.seconds_between = config.checkpoint_interval()
+        self.steps_between = steps * batches.accumulate
+        self.saves = bool(steps or self.seconds_between)
+        self.folder = config.checkpoint_dir.absolute() / run.id
+        self.keep = config.keep_checkpoints
+        self.best_in_memory: dict[str, np.ndarray] | None = None
+        if self.saves:
+            checkpoints.prepare(self.folder)
+            run.checkpoints = self.folder
+        if config.resume:
+            self._resume(config)
+        self.begin = self.last_save = time.perf_counter()
+        self.first_step = self.step
+        self.on_screen = sys.stdout.isatty()
+        self.last_line = 0.0
+        self._start_clock()
+
+    @property
+    def update(self) -> int:
+        """Optimizer steps done: the x-axis of every curve."""
+        return self.step // self.data.accumulate
+
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The batches that are left, until training is to end."""
+        while self.step < self.total and not self.stopped:
+            yield self.data[self.step]
+
+    def after_step(self, values: Mapping[str, Any]) -> None:
+        """Count a step whose `values` (with `loss`) are this batch's own.
+
+        Raises:
+            RecipeError: the loss is not a number; the message names the step.
+        """
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        done = self.steps_since_point + 1
+        self.after_steps({name: total / done for name, total in self.sums.items()})
+
+    def after_steps(self, means: Mapping[str, Any]) -> None:
+        """Count a step; `means` are those of all steps since the last point, this one included.
+
+        Raises:
+            RecipeError: the loss is not a number; the message names the step.
+        """
+        self.step += 1
+        self.steps_since_point += 1
+        loss = float(means["loss"])
+        if not math.isfinite(loss):
+            raise RecipeError(
+                f"the loss is {loss} at step {self.update} (epoch {self._epoch + 1}): "
+                "the run stops here; try a smaller --learning-rate, or --precision float32"
+            )
+        epoch_ends = self.step % self.data.steps_per_epoch == 0
+        at_point = self.step % self.interval == 0 or epoch_ends
+        save = self._save_is_due(at_point)
+        if at_point or save:
+            self.settle()
+            self._point(means)
+        if epoch_ends:
+            self._end_epoch()
+        if save:
+            self._save()
+        self._show(loss)
+
+    def finish(self) -> None:
+        """End training: take the best weights if it was stopped early, and clear away what is not needed."""
+        if self.stopped:
+            best = self.best_in_memory or (checkpoints.newest(self.folder, "best") or [None])[0]
+            if best is not None:
+                self._load(best)
+        elif self.saves and self.step > self.first_step:
+            self._save()  # a kill while the run is evaluated and drawn costs no training
+
+    @property
+    def _epoch(self) -> int:
+        return max(0, self.step - 1) // self.data.steps_per_epoch
+
+    def _point(self, means: Mapping[str, Any]) -> None:
+        values = {}
+        for name, mean in means.items():
+            values[f"train/{name}"] = float(mean)
+            total = self.epoch_sums.get(name, 0.0)
+            self.epoch_sums[name] = total + float(mean) * self.steps_since_point
+        self.epoch_steps += self.steps_since_point
+        self.sums, self.steps_since_point = {}, 0
+        if self.schedule is not None:
+            values["lr"] = float(self.schedule(self.update))
+        self.run.metrics(values, self.update)
+        self.on_point()
+
+    def _end_epoch(self) -> None:
+        shown = {f"train/{name}": total / self.epoch_steps for name, total in self.epoch_sums.items()}
+        speed = self._speed()
+        values = {f"val/{name}": float(value) for name, value in self.evaluate().items()}
+        values["images_per_second"] = speed
+        self.run.metrics(values, self.update)
+        self.epoch_sums, self.epoch_steps = {}, 0
+        line = "  ".join(f"{name} {value:.4g}" for name, value in {**shown, **values}.items())
+        print(
+            f"{chr(13) if self.on_screen else ''}epoch {self._epoch + 1}/{self.epochs}  "
+            f"step {self.update}  {line}",
+            flush=True,
+        )
+        self._start_clock()
+        if values.get(MONITOR, math.inf) < self.best:
+            self.best, self.epochs_since_best = values[MONITOR], 0
+            self._save_best()
+        else:
+            self.epochs_since_best += 1
+            if 0 < self.patience <= self.epochs_since_best:
+                self.stopped = True
+                print(f"stopped early: {MONITOR} was best {self.patience} epochs ago, at {self.best:.4g}")
+
+    # Checkpoints
+
+    def _save_is_due(self, at_point: bool) -> bool:
+        if self.steps_between:
+            return self.step % self.steps_between == 0
+        # A time that is up waits for the next point, so that the points do not depend on the clock.
+        return self.saves and at_point and time.perf_counter() - self.last_save >= self.seconds_between
+
+    def _save(self) -> None:
+        self._write(f"step-{self.step:09d}")
+        checkpoints.prune(self.folder, "step", self.keep)
+        self.last_save = time.perf_counter()
+
+    def _save_best(self) -> None:
+        if self.patience and not self.saves:
+            self.best_in_memory = self._arrays()
+        elif self.saves:
+            self._write("best")
+            checkpoints.prune(self.folder, "best", keep=1)
+
+    def _write(self, label: str) -> None:
+        facts = {
+            "backend": keras.backend.backend(),
+            "step": self.step,
+            "best": self.best,
+            "epochs_since_best": self.epochs_since_best,
+            "stopped": self.stopped,
+            "epoch_sums": self.epoch_sums,
+            "epoch_steps": self.epoch_steps,
+            "variables": self._description(),
+        }
+        try:
+            checkpoints.save(self.folder, label, self._arrays(), facts)
+        except OSError as error:
+            print(
+                f"warning: no checkpoint at step {self.update} ({error.strerror}): the run goes on, "
+                "and could be resumed from the one before",
+                file=sys.stderr,
+            )
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {
+            f"{group}/{index:04d}": np.array(keras.ops.convert_to_numpy(variable))
+            for group, variables in self.state.items()
+            for index, variable in enumerate(variables)
+        }
+
+    def _description(self) -> dict[str, str]:
+        """Every variable by its name in a checkpoint: what it is called and its shape."""
+        return {
+            f"{group}/{index:04d}": f"{variable.name} {tuple(variable.shape)}"
+            for group, variables in self.state.items()
+            for index, variable in enumerate(variables)
+        }
+
+    def _resume(self, config: TrainingConfig) -> None:
+        found = checkpoints.newest(self.folder, "step")
+        if found is None:
+            print(f"run {self.run.id} has no checkpoint yet in {self.folder}: it starts at step 0")
+            self.run.rewind(-1)
+            return
+        arrays, facts = found
+        here = self._description()
+        for name in [*facts["variables"], *here]:
+            was, is_now = facts["variables"].get(name, "absent"), here.get(name, "absent")
+            if was != is_now:
+                raise usage_error(
+                    f"run {self.run.id} cannot be resumed: its model was another one "
+                    f"(variable {name} was '{was}', now '{is_now}'); go back to its code and flags"
+                )
+        self._load(arrays)
+        self.step = facts["step"]
+        self.best = facts["best"]
+        self.epochs_since_best = facts["epochs_since_best"]
+        self.stopped = facts["stopped"]
+        self.epoch_sums = facts["epoch_sums"]
+        self.epoch_steps = facts["epoch_steps"]
+        self.run.rewind(self.update)
+        backend = keras.backend.backend()
+        note = "bit for bit as if it had not stopped"
+        if facts["backend"] != backend:
+            note = (
+                f"from {facts['backend']} to {backend}: weights, optimizer and data carry over, "
+                "random numbers and rounding do not"
+            )
+        print(f"resumed at step {self.update} of {self.total // self.data.accumulate}, {note}", flush=True)
+
+    def _load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        for group, variables in self.state.items():
+            for index, variable in enumerate(variables):
+                variable.assign(arrays[f"{group}/{index:04d}"].astype(variable.dtype))
+
+    # The terminal
+
+    def _start_clock(self) -> None:
+        self.clock, self.clock_step = time.perf_counter(), self.step
+
+    def _speed(self) -> float:
+        steps = self.step - self.clock_step
+        return steps * self.data.batch_size / (time.perf_counter() - self.clock)
+
+    def _show(self, loss: float) -> None:
+        now = time.perf_counter()
+        if not self.on_screen or now - self.last_line < 0.5 or self.step % self.data.steps_per_epoch == 0:
+            return
+        self.last_line = now
+        left = (now - self.begin) * (self.total - self.step) / (self.step - self.first_step)
+        print(
+            f"\repoch {self._epoch + 1}/{self.epochs}  "
+            f"step {self.update}/{self.total // self.data.accumulate}  "
+            f"loss {loss:.4f}  {self._speed():.0f} images/s  {left:.0f} s left ",
+            end="",
+            flush=True,
+        )

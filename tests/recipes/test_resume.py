@@ -1,0 +1,237 @@
+"""A run that is killed and resumed ends with the same bits as one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from recipes.engine import checkpoints, launch, training
+from recipes.engine.errors import RecipeError
+from recipes.engine.progress import Progress
+from tests.recipes import killable
+
+ROOT = Path(__file__).parents[2]
+CLOCKED = ("duration_seconds", "images_per_second")  # metrics that are about time
+KILLS = int(os.environ.get("KILLS", "2"))  # 20 in the recorded run: results/resume.md
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One store for all: making one takes longer than a run."""
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The run that nothing interrupts: (curves, final state)."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        run(out="whole.npz")
+        return curves(last_run()), dict(np.load("whole.npz"))
+    finally:
+        os.chdir(before)
+
+
+def run(**fields):
+    config = killable.Config(**{**killable.CONFIG, "backend": keras.backend.backend(), **fields})
+    keras.utils.clear_session()
+    return launch.run_recipe(config, killable.train)
+
+
+def client():
+    return MlflowClient(f"sqlite:///{Path('mlruns/mlflow.db').absolute()}")
+
+
+def last_run():
+    experiment = client().get_experiment_by_name("killable").experiment_id
+    return client().search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=1)[0]
+
+
+def checkpoints_of(found):
+    return Path("mlruns/checkpoints", found.info.run_id)
+
+
+def curves(found):
+    return {
+        name: [(point.step, point.value) for point in client().get_metric_history(found.info.run_id, name)]
+        for name in found.data.metrics
+        if name not in CLOCKED
+    }
+
+
+def assert_same(whole, path):
+    """The run in this folder has the curves and the final state of the whole one, bit for bit."""
+    found = last_run()
+    assert found.info.status == "FINISHED"
+    assert curves(found) == whole[0]
+    state = dict(np.load(path))
+    assert state.keys() == whole[1].keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(value, whole[1][name], err_msg=name)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL within a process: nothing catches it but the test."""
+
+
+def killing(monkeypatch, owner, name, call):
+    """Make the `call`-th call of a function the last thing that the run does."""
+    calls, original = [], getattr(owner, name)
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        (Progress, "after_steps", 3),  # before the first checkpoint
+        (Progress, "after_steps", 100),  # in the middle of an epoch
+        (Progress, "_end_epoch", 2),
+        (training, "averaged", 3),  # in validation
+        (checkpoints.os, "fsync", 5),  # in the middle of writing a checkpoint
+        (checkpoints.os, "replace", 4),
+        (checkpoints, "prune", 6),
+        (Progress, "finish", 1),  # after the last step
+    ],
+)
+def test_resume_gives_the_same_bits(here, monkeypatch, whole, owner, name, call):
+    with monkeypatch.context() as patch:
+        killing(patch, owner, name, call)
+        with pytest.raises(Killed):
+            run()
+    client().update_run(last_run().info.run_id, status="RUNNING")  # what a kill leaves
+    run(out="resumed.npz", resume=last_run().info.run_id)
+    assert_same(whole, "resumed.npz")
+
+
+def test_kill_minus_nine_at_random_moments(here, whole):
+    moments = random.Random()  # another moment each time it runs: that is the point
+    words = [sys.executable, "-m", "tests.recipes.killable", "state.npz", "--tracking-uri"]
+    words.append(f"sqlite:///{here / 'mlruns/mlflow.db'}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    killed = 0
+    while True:
+        process = subprocess.Popen(
+            words, cwd=here, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        if killed < KILLS:
+            for line in process.stdout:
+                if line.startswith("training"):
+                    break
+            time.sleep(moments.uniform(0, 4))
+            process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            break
+        killed += 1
+        if "--resume" not in words:
+            words += ["--resume", last_run().info.run_id]
+    assert process.returncode == 0, errors
+    print(f"{killed} kills")
+    assert killed
+    assert_same(whole, here / "state.npz")
+
+
+def test_damaged_checkpoint_is_left_out(here, monkeypatch, whole, capsys):
+    with monkeypatch.context() as patch:
+        killing(patch, Progress, "after_steps", 100)
+        with pytest.raises(Killed):
+            run()
+    newest = max(checkpoints_of(last_run()).glob("step-*.npz"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    run(out="resumed.npz", resume=last_run().info.run_id)
+    assert f"{newest.name} is damaged" in capsys.readouterr().err
+    assert_same(whole, "resumed.npz")
+
+
+def test_full_disk_costs_a_warning_and_no_checkpoint(here, monkeypatch, whole, capsys):
+    original, calls = checkpoints.os.fsync, []
+
+    def full(handle):
+        calls.append(1)
+        if 5 < len(calls) < 30:
+            raise OSError(28, "No space left on device")
+        return original(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.os, "fsync", full)
+        run(out="state.npz")
+    assert "No space left on device): the run goes on" in capsys.readouterr().err
+    assert not list(checkpoints_of(last_run()).glob("*.part"))
+    assert_same(whole, "state.npz")
+
+
+def test_finished_run_keeps_only_its_best_checkpoint(here):
+    run()
+    names = [path.name for path in checkpoints_of(last_run()).iterdir()]
+    assert [name.split("-")[0] for name in names] == ["best"]
+    arrays, facts = checkpoints.newest(checkpoints_of(last_run()), "best")
+    losses = [value for _, value in curves(last_run())["val/loss"]]
+    assert facts["best"] == min(losses)
+    assert len(arrays) == len(facts["variables"])
+
+
+def test_early_stopping_takes_the_best_weights(here):
+    """A huge learning rate at once spoils what was learned: validation never gets better than at first."""
+    run(out="state.npz", epochs=30, early_stopping=2, ema=None, clip_norm=None)
+    losses = [value for _, value in curves(last_run())["val/loss"]]
+    assert len(losses) < 30
+    assert len(losses) - 1 - int(np.argmin(losses)) == 2
+    arrays, _ = checkpoints.newest(checkpoints_of(last_run()), "best")
+    state = np.load("state.npz")
+    np.testing.assert_array_equal(state["0"], arrays["model/0000"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resume": "no-such-run"}, "there is no run 'no-such-run'"),
+        ({"checkpoint_dir": Path("a-file/checkpoints")}, "choose another --checkpoint-dir"),
+    ],
+)
+def test_bad_input(here, fields, message):
+    Path("a-file").touch()
+    with pytest.raises(RecipeError, match=message):
+        run(**fields)
+
+
+def test_a_finished_run_cannot_be_resumed(here):
+    run(epochs=1)
+    with pytest.raises(RecipeError, match="is finished"):
+        run(resume=last_run().info.run_id)
+
+
+def test_a_changed_architecture_is_refused(here, monkeypatch):
+    with monkeypatch.context() as patch:
+        killing(patch, Progress, "after_steps", 20)
+        with pytest.raises(Killed):
+            run()
+    original = killable.build_model
+    monkeypatch.setattr(
+        killable, "build_model", lambda: keras.Sequential([original(), keras.layers.Dense(10)])
+    )
+    with pytest.raises(RecipeError, match="its model was another one"):
+        run(resume=last_run().info.run_id)
