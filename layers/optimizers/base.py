@@ -115,6 +115,12 @@ class Optimizer(keras.optimizers.Optimizer):
             self._memo.open = False
             self._memo.values.clear()
 
+    def _get_current_learning_rate(self) -> Any:
+        """Follow a schedule by updates; Keras would by gradients, of which accumulation needs several."""
+        if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            return self._learning_rate(self.iterations)
+        return super()._get_current_learning_rate()
+
     def _update_model_variables_moving_average(self, trainable_variables: Sequence) -> None:
         """Average the weights once an update; Keras would do it once a gradient that is accumulated."""
         steps = self.gradient_accumulation_steps

@@ -29,8 +29,9 @@ def choose_at_start() -> None:
         os.environ.setdefault("KERAS_BACKEND", DEFAULT)
         return
     try:
-        if command.startswith("recipes."):
-            catalogue.require(command.removeprefix("recipes."))
+        name = command.removeprefix("recipes.")
+        if name != command and name not in catalogue.COMMANDS:
+            catalogue.require(name)
         choose(sys.orig_argv)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,11 +6,13 @@ from pathlib import Path
 from recipes.engine.errors import unknown
 
 FOLDER = Path(__file__).parents[1]
+COMMANDS = ("rerun",)  # modules of the package that run recipes and are none
 
 
 def names() -> list[str]:
     """The names of all recipes, in alphabetical order: the family prefix groups them by topic."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    stems = (path.stem for path in FOLDER.glob("*.py"))
+    return sorted(stem for stem in stems if not stem.startswith("_") and stem not in COMMANDS)
 
 
 def summary(name: str) -> str:

@@ -23,6 +23,8 @@ from recipes.engine.tracking import Run
 LOWEST, HIGHEST = 1e-6, 10.0
 STEPS = 150
 SMOOTHING = 0.9
+WINDOW = 21  # steps between the two losses whose difference is the slope: a factor of ten in the rate
+UNSETTLED = 10  # first values of the smoothed loss, which average too few to count
 DIVERGED = 3.0  # times the first loss, where the test ends
 
 
@@ -70,13 +72,14 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
         RecipeError: the loss never fell.
     """
     lowest = int(np.argmin(losses))
-    if lowest < 3:
+    if lowest < UNSETTLED + WINDOW:
         raise RecipeError(
             f"the loss rises from the first step of the range test on, at a learning rate of {LOWEST}: "
             "the model does not learn with any"
         )
-    slopes = np.gradient(losses[: lowest + 1], np.log(rates[: lowest + 1]))
-    return float(rates[int(np.argmin(slopes))]), float(rates[lowest])
+    settled = losses[UNSETTLED : lowest + 1]
+    falls = settled[WINDOW:] - settled[:-WINDOW]
+    return float(rates[UNSETTLED + int(np.argmin(falls)) + WINDOW // 2]), float(rates[lowest])
 
 
 def draw(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, steepest: float, lowest: float) -> Figure:
