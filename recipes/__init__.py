@@ -10,7 +10,11 @@ import sys
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from recipes.engine.backend import choose_at_start
+from recipes.engine.backend import choose_at_start, hidden
+
+# Keras imports these in case a program uses its scikit-learn wrappers or image galleries; no recipe does, and
+# they take as long as Keras itself.
+NOT_FOR_KERAS = ("sklearn", "matplotlib")
 
 
 class _LazyKeras:
@@ -22,6 +26,13 @@ class _LazyKeras:
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None:
+            load = spec.loader.exec_module
+
+            def load_without(module: Any) -> None:
+                with hidden(NOT_FOR_KERAS):
+                    load(module)
+
+            spec.loader.exec_module = load_without
             spec.loader = importlib.util.LazyLoader(spec.loader)
         return spec
 

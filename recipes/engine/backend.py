@@ -4,16 +4,20 @@ Keras reads KERAS_BACKEND once, when it is imported. So the choice is made by `r
 first line of this project that runs, from the command line that Python was started with.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import sys
+from collections.abc import Collection, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import Any
 
 from recipes.engine import catalogue
 from recipes.engine.errors import RecipeError, unknown, usage_error
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "keras-recipes"
 BACKENDS = ("jax", "torch", "tensorflow")
 DEFAULT = "jax"
 
@@ -65,6 +69,8 @@ def choose(arguments: list[str]) -> str:
         let_tensorflow_in()
     else:
         keep_tensorflow_out()
+    if name == "jax":
+        keep_compiled()
     keep_memory()
     return name
 
@@ -101,6 +107,26 @@ def keep_tensorflow_out() -> None:
         sys.meta_path[sys.meta_path.index(PathFinder)] = _WithoutTensorFlow
 
 
+@contextlib.contextmanager
+def hidden(packages: Collection[str]) -> Iterator[None]:
+    """Within, these packages look absent to who would import them now."""
+    place = next(i for i, f in enumerate(sys.meta_path) if isinstance(f, type) and issubclass(f, PathFinder))
+    usual = sys.meta_path[place]
+
+    class Without(usual):
+        """The usual search for modules, which does not find these."""
+
+        @classmethod
+        def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+            return None if fullname.split(".")[0] in packages else super().find_spec(fullname, path, target)
+
+    sys.meta_path[place] = Without
+    try:
+        yield
+    finally:
+        sys.meta_path[sys.meta_path.index(Without)] = usual
+
+
 def let_tensorflow_in() -> None:
     """Undo `keep_tensorflow_out`: a resumed run's own backend is known later than the default."""
     if _WithoutTensorFlow in sys.meta_path:
@@ -123,6 +149,16 @@ def make_deterministic(name: str) -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+
+
+def keep_compiled() -> None:
+    """Have JAX keep compiled programs on disk: the next run of the same model loads instead of compiling.
+
+    All of them, however quickly compiled: making a model alone takes some hundred small ones.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE.expanduser() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def keep_memory() -> None:

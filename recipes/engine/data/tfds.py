@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from recipes.engine.backend import CACHE
 from recipes.engine.errors import RecipeError
 
 # Image classification sets that fit in memory. Each has the features `image` and `label`.
 IMAGES = ("cifar10", "cifar100", "emnist", "fashion_mnist", "kmnist", "mnist", "svhn_cropped")
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "keras-recipes"
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 

@@ -1,0 +1,137 @@
+"""Training steps of a plain classifier: `model.fit`, the portable compiled step, and probing.
+
+    python -m benchmarks.training_step                       # each backend in a process of its own
+    python -m benchmarks.training_step --backends jax --steps 100 --rounds 7
+
+The network is `cnn_cifar --model small` on random images (32, 32, 3), batches of 128, Nesterov SGD. All do
+the same steps on the same batches in one process, in interleaved rounds; a ratio is the median over rounds of
+the side's speed to that of `fit`. Probing looks once in `--steps` steps.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+
+def main() -> None:
+    """The command: a line a backend and side."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--backends", nargs="+", default=["jax", "torch", "tensorflow"])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        _compare(options.steps, options.rounds)
+        return
+    print("| backend | side | ms a step | speed to fit | quartiles |\n|---|---|---|---|---|", flush=True)
+    for name in options.backends:
+        words = ["--child", "--steps", str(options.steps), "--rounds", str(options.rounds)]
+        environment = {**os.environ, "KERAS_BACKEND": name}
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.training_step", *words], env=environment, check=True
+        )
+
+
+def _compare(steps: int, rounds: int) -> None:
+    from recipes.engine import backend
+
+    backend.keep_memory()
+    import keras
+
+    sides = _sides(steps)
+    for side in sides.values():
+        side()  # compile
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides) if number % 2 else reversed(list(sides)):
+            begin = time.perf_counter()
+            sides[name]()
+            seconds[name].append(time.perf_counter() - begin)
+    for name, times in seconds.items():
+        ratios = sorted(fit / own for fit, own in zip(seconds["fit"], times, strict=True))
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(
+            f"| {keras.backend.backend()} | {name} | {1000 * statistics.median(times) / steps:.1f} "
+            f"| {middle:.2f} | {low:.2f} - {high:.2f} |",
+            flush=True,
+        )
+
+
+def _sides(steps: int) -> dict[str, Callable[[], None]]:
+    import keras
+    import numpy as np
+
+    from recipes import cnn_cifar, training_loop
+    from recipes.engine import probes
+    from recipes.engine.data import Batches, Dataset, Split
+
+    rng = np.random.default_rng(0)
+    split = Split(
+        rng.integers(0, 256, (128 * 20, 32, 32, 3), dtype=np.uint8),
+        rng.integers(0, 10, 128 * 20).astype("int32"),
+    )
+    data = Dataset("random", split, split, split, tuple("0123456789"))
+    name = keras.backend.backend()
+    config = cnn_cifar.Config(backend=name)
+    batches = Batches(split, 128, seed=0)
+
+    def made(compiled: bool) -> tuple[keras.Model, keras.optimizers.Optimizer]:
+        model = cnn_cifar.build_model(config, data)
+        optimizer = cnn_cifar.build_optimizer(config, 0.01)
+        optimizer.build(model.trainable_variables)
+        if compiled:
+            model.compile(optimizer, training_loop.loss_of)
+        return model, optimizer
+
+    fitted, _ = made(compiled=True)
+    probed, _ = made(compiled=True)
+    stepped = made(compiled=False)
+    step = training_loop.portable_step(*stepped)
+    run = SimpleNamespace(metrics=lambda values, at: None, history={})
+    position = SimpleNamespace(step=0)
+
+    class Count(keras.callbacks.Callback):
+        """Tells the probe where training is, after it has looked."""
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            """Count."""
+            position.step = batch + 1
+
+    def settle() -> None:
+        if name == "jax":
+            probed.jax_state_sync()
+
+    probe = probes.Probe(run, batches, steps, position, settle)
+    looking = []
+
+    def look_once(self: probes.Probe, logs: dict | None = None) -> None:
+        """Compile in the first round, which is not timed."""
+        if not looking:
+            looking.append(probes.looking(self.model))
+        self.look = looking[0]
+
+    probes.Probe.on_train_begin = look_once
+
+    def fit(model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
+        position.step = 0
+        model.fit(batches.between(0, steps), shuffle=False, verbose=0, callbacks=list(callbacks))
+
+    def portable() -> None:
+        for index in range(steps):
+            float(step(*(keras.ops.convert_to_tensor(part) for part in batches[index]))["loss"])
+
+    return {
+        "fit": lambda: fit(fitted),
+        "portable step": portable,
+        f"fit, a look every {steps} steps": lambda: fit(probed, probe, Count()),
+    }
+
+
+if __name__ == "__main__":
+    main()
