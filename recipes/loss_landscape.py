@@ -437,7 +437,8 @@ def surface_figure(side: np.ndarray, losses: np.ndarray, title: str) -> Figure:
     flat = figure.add_subplot(1, 2, 2)
     contour_panel(figure, flat, side, side, losses)
     flat.plot(0, 0, "r+", ms=10)
-    flat.set(xlabel="a", ylabel="b", aspect="equal")
+    ticks = (-1, -0.5, 0, 0.5, 1)
+    flat.set(xlabel="a", ylabel="b", aspect="equal", xticks=ticks, yticks=ticks)
     figure.suptitle(f"Over two filter-normalized random directions: {title}")
     return figure
 

@@ -33,7 +33,8 @@ References:
     Cho and Saul, 2009, Kernel methods for deep learning (the integrals for ReLU).
 
 Differences from Jacot et al.:
-    1. Hidden layers are scaled by sqrt(2), so that ReLU keeps the size of the signals; biases by 0.1 as there.
+    1. Layers after a ReLU are scaled by sqrt(2), which keeps the size of the signals; biases by 0.1 as
+       there.
     2. Training is full-batch gradient descent with a small step, taken for the gradient flow at time
        steps * learning rate.
     3. The networks start where they start: kernel regression is given each network's own f_0 and K_0.
@@ -111,7 +112,7 @@ class Config(RunConfig):
 
 @dataclass(frozen=True)
 class Task:
-    """Examples to learn, (n, inputs) and (n,), and others to judge by; all inputs have length sqrt(inputs)."""
+    """Examples to learn, (n, inputs) and (n,), and others to judge by; inputs have length sqrt(inputs)."""
 
     name: str
     x: np.ndarray
@@ -255,7 +256,8 @@ def limit_kernel(x: np.ndarray, z: np.ndarray, depth: int) -> np.ndarray:
 
     for (u, v) Gaussian with the covariances of layer k, at angle a = arccos(S_k(x, z) / |x|_k |z|_k):
 
-        2 E[relu(u) relu(v)] = |x|_k |z|_k (sin a + (pi - a) cos a) / pi,    2 E[relu'(u) relu'(v)] = (pi - a) / pi
+        2 E[relu(u) relu(v)] = |x|_k |z|_k (sin a + (pi - a) cos a) / pi
+        2 E[relu'(u) relu'(v)] = (pi - a) / pi
 
     Args:
         x: (n, inputs).
@@ -373,7 +375,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def step_size(config: Config, limit: np.ndarray, examples: int) -> float:
-    """The learning rate: the largest stable one is 2 / (largest eigenvalue of K / n); half of it by default."""
+    """The learning rate; by default half the largest stable one, 2 / (largest eigenvalue of K / n)."""
     return config.learning_rate or examples / np.linalg.eigvalsh(limit[:examples])[-1]
 
 
@@ -383,18 +385,18 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     run.tags({"dataset.fingerprint": data.fingerprint})
     tasks = {task.name: task for task in (wave(), two_classes(config, data))}
     limits = {name: limit_kernel(task.everywhere, task.x, config.depth) for name, task in tasks.items()}
-    outcomes, measured, final = {}, {}, {}
+    outcomes, measured, final, lines = {}, {}, {}, []
     for name, task in tasks.items():
         rate = step_size(config, limits[name], len(task.x))
         rows = []
         for width in config.sizes:
             found = outcomes[name, width] = study(config, task, width, rate)
             rows.append([judge(task, outcome, limits[name]) for outcome in found])
-            means = {f"{key}/{name}": float(np.mean([row[key] for row in rows[-1]])) for key in rows[-1][0]}
-            run.metrics(means, step=width)
-            print(
-                f"{name}, width {width}: " + "  ".join(f"{k} {v:.4f}" for k, v in means.items()), flush=True
-            )
+            over = {key: [row[key] for row in rows[-1]] for key in rows[-1][0]}  # seeds by measure
+            run.metrics({f"{key}/{name}": float(np.mean(values)) for key, values in over.items()}, step=width)
+            shown = (f"{key} {np.mean(values):.4f} +/- {np.std(values):.4f}" for key, values in over.items())
+            lines.append(f"{name}, width {width}: " + ", ".join(shown))
+            print(lines[-1], flush=True)
         # (widths, seeds) by measure
         measured[name] = {
             key: np.array([[row[key] for row in found] for found in rows]) for key in rows[0][0]
@@ -404,6 +406,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
             if key in ("initial", "change", "gap"):
                 final[f"{key}/{name}/narrowest"] = float(values[0].mean())
                 final[f"{key}/{name}/slope"] = slope(config.sizes, values)
+    run.text("by_width.txt", "\n".join(lines))
     nothing = np.zeros(len(limits["images"]))
     perfect = kernel_regression(limits["images"], nothing, tasks["images"].y)
     final["limit_accuracy/images"] = accuracy(tasks["images"], perfect)
@@ -453,6 +456,7 @@ def by_width_figure(
 ) -> Figure:
     """Over width: the kernel's distance to its limit, its change, the gap; over steps: its change."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(14, 3.9), layout="constrained")
     *panels, last = figure.subplots(1, 4)
@@ -475,13 +479,19 @@ def by_width_figure(
         axis.set(xscale="log", yscale="log", xlabel="width", title=title)
         axis.set_xticks(widths, [str(w) for w in widths])
         axis.minorticks_off()
-        axis.legend(fontsize="small")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.legend(fontsize="small", loc="lower left")
     for i, width in enumerate(widths):
         found = outcomes["images", width]
         mean = np.mean([outcome.changes for outcome in found], axis=0)
         last.loglog(found[0].moments, mean, ".-", color=shade(i, len(widths)), label=f"width {width}")
     last.set(xlabel="steps of gradient descent", title="change of $K$ over time, images")
-    last.legend(fontsize="small")
+    last.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    last.yaxis.set_major_formatter("{x:g}")
+    last.yaxis.set_minor_formatter("")
+    last.set_ylim(bottom=0.3 * last.get_ylim()[0])  # room for the legend
+    last.legend(fontsize="small", loc="lower right", ncols=2)
     return figure
 
 
