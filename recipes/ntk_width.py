@@ -70,7 +70,7 @@ class Config(RunConfig):
 
     dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
     """Images whose classes 3 and 8 are told apart; digits is built in. The wave needs no data."""
-    epochs: int = 1000
+    epochs: int = 500
     """Steps of gradient descent, each on all examples."""
     batch_size: int = 32
     """Examples whose Jacobians are in memory at once."""
