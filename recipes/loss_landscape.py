@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 Measure = Callable[[np.ndarray], np.ndarray]
 
 BATCH = 256  # images at once in a measurement
+SMALLEST = 1e-7  # loss that has a place on a logarithmic scale: in float32 it can end at 0
 
 
 @dataclass(frozen=True)
@@ -429,6 +430,7 @@ def surface_figure(side: np.ndarray, losses: np.ndarray, title: str) -> Figure:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     relief = figure.add_subplot(1, 2, 1, projection="3d")
     x, y = np.meshgrid(side, side)
+    losses = np.maximum(losses, SMALLEST)
     relief.plot_surface(x, y, np.log10(losses), cmap="viridis", rstride=1, cstride=1, lw=0.2, edgecolor="0.3")
     relief.set(
         xlabel="a", ylabel="b", zlabel="log10 of the training loss", xticks=(-1, 0, 1), yticks=(-1, 0, 1)
@@ -488,6 +490,7 @@ def trajectory_figure(
 
 def contour_panel(figure: Figure, axis: Axes, xs: np.ndarray, ys: np.ndarray, losses: np.ndarray) -> None:
     """Contours of the training loss at 1, 2, 5, 10, 20, ... and the powers of ten below."""
+    losses = np.maximum(losses, SMALLEST)
     decades = 10.0 ** np.arange(np.floor(np.log10(losses.min())), np.ceil(np.log10(losses.max())))
     levels = np.append(np.outer(decades, (1, 2, 5)), 10 * decades[-1])
     first, last = np.searchsorted(levels, losses.min(), "right") - 1, np.searchsorted(levels, losses.max())
