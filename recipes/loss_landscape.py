@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 # A network's loss and share of errors at each of n points: (n, weights) -> (n, 2).
 Measure = Callable[[np.ndarray], np.ndarray]
 
+# Of the running statistics, which every measurement uses. With the blocks' 0.99 they lagged so far behind
+# after some hundred steps that a plain network of 32 layers, at 0.04 in training, had a loss of 0.34.
+MOMENTUM = 0.9
 BATCH = 256  # images at once in a measurement
 SMALLEST = 1e-7  # loss that has a place on a logarithmic scale: in float32 it can end at 0
 
@@ -121,16 +124,20 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
     x = layers.Conv2D(
         config.filters, 3, padding="same", use_bias=False, kernel_initializer=layers.initializers.HeNormal()
     )(x)
-    x = layers.BatchNormalization()(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM)(x)
     x = ops.relu(x)
     for stage in range(3):
         for block in range((config.depth - 2) // 6):
-            x = layers.BasicBlock(
+            basic = layers.BasicBlock(
                 config.filters * 2**stage,
                 strides=2 if stage and block == 0 else 1,
                 kernel_initializer=layers.initializers.HeNormal(),
                 shortcut="identity" if config.shortcut == "residual" else "none",
-            )(x)
+            )
+            x = basic(x)
+            for layer in basic.branch:
+                if isinstance(layer, layers.BatchNormalization):
+                    layer.momentum = MOMENTUM
     x = layers.GlobalAveragePooling2D()(x)  # (batch, 4 filters)
     logits = layers.Dense(len(data.labels), dtype="float32")(x)
     return keras.Model(inputs, logits, name=f"{config.shortcut}_{config.depth}")
