@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 # A network's loss and share of errors at each of n points: (n, weights) -> (n, 2).
 Measure = Callable[[np.ndarray], np.ndarray]
 
-# Of the running statistics, which every measurement uses. With the blocks' 0.99 they lagged so far behind
-# after some hundred steps that a plain network of 32 layers, at 0.04 in training, had a loss of 0.34.
+# Of the running statistics, which every measurement uses. With Keras' 0.99 they lagged so far behind after
+# some hundred steps that a plain network of 32 layers, at 0.04 in training, had a loss of 0.34.
 MOMENTUM = 0.9
 BATCH = 256  # images at once in a measurement
 SMALLEST = 1e-7  # loss that has a place on a logarithmic scale: in float32 it can end at 0

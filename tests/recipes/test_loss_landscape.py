@@ -58,6 +58,13 @@ def test_a_row_holds_all_weights(model):
         np.testing.assert_array_equal(own, keras.ops.convert_to_numpy(variable.value))
 
 
+def test_running_statistics_follow_the_weights(model):
+    """The default, 0.99, is too slow for runs of some hundred steps."""
+    chains = [getattr(layer, "branch", [layer]) for layer in model.layers]
+    norms = [layer for chain in chains for layer in chain if isinstance(layer, layers.BatchNormalization)]
+    assert [norm.momentum for norm in norms] == 7 * [0.9]
+
+
 def test_the_middle_of_a_slice_is_the_models_own_loss(model, digits):
     """300 images: a whole batch and one that is filled up."""
     trainable, state = gradients.variables_of(model)
