@@ -144,34 +144,6 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
     return keras.Model(inputs, logits, name=f"{config.shortcut}_{config.depth}")
 
 
-class Snapshots(keras.callbacks.Callback):
-    """Keeps the weights at the start and after every epoch, and records what training saw."""
-
-    def __init__(self, run: engine.tracking.Run, steps: int) -> None:
-        super().__init__()
-        self.run = run
-        self.steps = steps
-        self.kept: list[np.ndarray] = []
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Keep the weights that training starts from."""
-        self._keep()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Keep the weights; say how training goes; refuse to go on without a number."""
-        self._keep()
-        values = {f"train/{name}": float(value) for name, value in logs.items()}
-        if not np.isfinite(values["train/loss"]):
-            raise RecipeError(
-                f"the loss is {values['train/loss']} after epoch {epoch + 1}: try a smaller --learning-rate"
-            )
-        self.run.metrics(values, (epoch + 1) * self.steps)
-        print(f"epoch {epoch + 1}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
-
-    def _keep(self) -> None:
-        self.kept.append(flattened(gradients.variables_of(self.model)[0]))
-
-
 def flattened(weights: Sequence[Any]) -> np.ndarray:
     """All weights in one row, (weights,)."""
     return np.concatenate([np.ravel(ops.convert_to_numpy(w)) for w in weights])
@@ -349,7 +321,7 @@ def fit(
 ) -> list[np.ndarray]:
     """Train by SGD; returns the weights at the start and after every epoch, (weights,) each."""
     batches = engine.data.Batches(data.train, config.batch_size, config.seed)
-    schedule = layers.schedules.CosineDecay(config.learning_rate, len(batches) * config.epochs)
+    schedule = layers.schedules.CosineDecay(config.learning_rate, batches.steps_per_epoch * config.epochs)
     optimizer = layers.optimizers.SGD(
         schedule, momentum=0.9, nesterov=True, weight_decay=config.weight_decay or None
     )
@@ -362,9 +334,20 @@ def fit(
         ),
         metrics=["accuracy"],
     )
-    snapshots = Snapshots(run, len(batches))
-    model.fit(batches, epochs=config.epochs, shuffle=False, verbose=0, callbacks=[snapshots])
-    return snapshots.kept
+    snapshots = [flattened(gradients.variables_of(model)[0])]
+    for epoch in range(config.epochs):
+        first = epoch * batches.steps_per_epoch
+        last = first + batches.steps_per_epoch
+        history = model.fit(batches.between(first, last), shuffle=False, verbose=0).history
+        values = {f"train/{name}": float(points[-1]) for name, points in history.items()}
+        if not np.isfinite(values["train/loss"]):
+            raise RecipeError(
+                f"the loss is {values['train/loss']} after epoch {epoch + 1}: try a smaller --learning-rate"
+            )
+        run.metrics(values, last)
+        print(f"epoch {epoch + 1}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
+        snapshots.append(flattened(gradients.variables_of(model)[0]))
+    return snapshots
 
 
 def kernels_alone(row: np.ndarray, shapes: Sequence[tuple[int, ...]], final: np.ndarray) -> np.ndarray:

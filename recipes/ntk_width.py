@@ -18,8 +18,8 @@ for the loss sum (f - y)^2 / 2 n on the examples X, y, in closed form and withou
 Two tasks: a wave over the circle, where functions can be drawn, and two classes of images, +1 and -1.
 
 Expected: see results/ntk_width.md. The kernel at the start is wrong by about 1/sqrt(width); during training
-it moves by a share that falls with the width, too, at 1/sqrt(width) or faster: that is the proven bound, and
-Lee et al. measured near 1/width. The gap between networks and kernel regression shrinks with it.
+it moves by a share that falls with the width, too, at 1/sqrt(width), the proven bound, or faster. The gap
+between networks and kernel regression shrinks with it.
 
 Figures: by_width (kernel at the start, its change, and the gap to kernel regression, over width), tangent
 (the kernel over the circle, before and after training), wave (networks and kernel regressions), images
