@@ -30,6 +30,9 @@ from typing import Any
 
 BACKENDS = ("jax", "torch", "tensorflow")
 SECONDS_A_ROUND = 0.15
+# For the C library, where it is GNU's. By default it may return a freed tensor to the system, to be got back at
+# a page fault for every 4 KiB; whether it does is an accident of sizes and order, and costs more than a layer.
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 32)}
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ def child(module: str, backend: str, threads: int, *task: str) -> Any:
         "OMP_NUM_THREADS": str(threads),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
+        **KEEP_FREED_MEMORY,
     }
     command = [sys.executable, "-m", module, "--threads", str(threads), "--task", *task]
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

@@ -600,19 +600,18 @@ class GroupNormalization(Normalization):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        shape = ops.shape(inputs)
-        axis = self.axis % len(shape)
-        before, channels, after = math.prod(shape[1:axis]), shape[axis], math.prod(shape[axis + 1 :])
-        values = ops.reshape(single_precision(inputs), (shape[0], before, channels, after))
-        # Means a channel first, then the groups': they are small.
-        values, _, mean, variance = moved_moments(values, [1, 3], self.pooled)
-        gamma, beta = self.affine([channels, 1], values.dtype)
-        outputs = normalized(values, mean, variance, gamma, beta, self.epsilon)
-        return ops.cast(ops.reshape(outputs, shape), self.compute_dtype)
+        values = ops.moveaxis(single_precision(inputs), self.axis, -1)
+        shape = ops.shape(values)
+        rows = ops.reshape(values, (shape[0], math.prod(shape[1:-1]), shape[-1]))  # (batch, rest, channels)
+        # A mean down one axis first, as in batch normalization; the groups' are then means of small tensors.
+        rows, _, mean, variance = moved_moments(rows, [1], self.pooled)
+        gamma, beta = self.affine([shape[-1]], rows.dtype)
+        outputs = ops.reshape(normalized(rows, mean, variance, gamma, beta, self.epsilon), shape)
+        return ops.cast(ops.moveaxis(outputs, -1, self.axis), self.compute_dtype)
 
     def pooled(self, means: Any) -> Any:
-        """For every channel the mean of its group's: (batch, 1, channels, 1)."""
-        grouped = ops.reshape(means, (-1, self.groups, means.shape[2] // self.groups))
+        """For every channel the mean of its group's: (batch, 1, channels)."""
+        grouped = ops.reshape(means, (-1, self.groups, means.shape[-1] // self.groups))
         pooled = ops.broadcast_to(ops.mean(grouped, axis=-1, keepdims=True), ops.shape(grouped))
         return ops.reshape(pooled, ops.shape(means))
 
