@@ -30,8 +30,8 @@ from typing import Any
 
 BACKENDS = ("jax", "torch", "tensorflow")
 SECONDS_A_ROUND = 0.15
-# For the C library, where it is GNU's. By default it may return a freed tensor to the system, to be got back at
-# a page fault for every 4 KiB; whether it does is an accident of sizes and order, and costs more than a layer.
+# For the C library, where it is GNU's. By default it may return a freed tensor to the system, to be got back
+# at a page fault for every 4 KiB; whether it does is an accident of sizes, and costs more than a layer.
 KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 32)}
 
 

@@ -1,6 +1,6 @@
 """One optimizer step on 10 million parameters: ours against Keras' optimizer of the same name.
 
-    python benchmarks/optimizers.py [--backends jax torch tensorflow] [--threads 1] [--rounds 30]
+    python -m benchmarks.optimizers [--backends jax torch tensorflow] [--threads 1] [--rounds 30]
 
 Each backend runs in a process of its own. The step is compiled as `model.fit` compiles it: XLA on JAX
 (buffers donated) and TensorFlow, eager without gradients on torch. Ours and Keras' take turns; a ratio is the
@@ -35,6 +35,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.layers import KEEP_FREED_MEMORY
 
 CASES = {
     "SGD": ("SGD", {}),
@@ -145,11 +147,12 @@ def in_own_process(backend: str, threads: int, arguments: list[str]) -> dict:
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "TF_NUM_INTEROP_THREADS": str(threads),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        **KEEP_FREED_MEMORY,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *sys.path]),
     }
     if threads == 1:
         environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    command = [sys.executable, __file__, "--here", *arguments]
+    command = [sys.executable, "-m", "benchmarks.optimizers", "--here", *arguments]
     return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
 
 
