@@ -285,8 +285,9 @@ def main(cases: dict[str, Case], module: str) -> None:
 if __name__ == "__main__":
     main(CASES, __spec__.name)
 
-# Tried and not kept before results/layers/layers.md was written, which has the rest. Milliseconds of process time a step (forward and backward), one core, medians of 7 to 9
-# interleaved steps on a machine that others were using: compare within a line, not between lines.
+# Tried and not kept, the first attempts (the later ones are in results/layers/layers.md). Milliseconds of
+# process time a step (forward and backward), one core, medians of 7 to 9 interleaved steps on a machine that
+# others were using: compare within a line, not between lines.
 #
 # BatchNormalization at (128, 32, 32, 16), training; x2 is x reshaped to (131072, 16).
 #   PyTorch:    two means of x2 16.5; means of the 4-D x 25.9; products of ones with x2 15.0; the
