@@ -13,7 +13,7 @@ Sizes are those of a recipe's middle: a ResNet-20's first stage (batch 128, 32x3
 small transformer's activations (batch 32, 128 steps, 256 features) for the rest. Other modules bring their
 own cases: `if __name__ == "__main__": main(CASES, __spec__.name)`.
 
-Tried and not kept: see the end of this file.
+Figures and what was tried and not kept: `results/layers/layers.md` and the end of this file.
 """
 
 import argparse
@@ -30,6 +30,9 @@ from typing import Any
 
 BACKENDS = ("jax", "torch", "tensorflow")
 SECONDS_A_ROUND = 0.15
+# For the C library, where it is GNU's. By default it may return a freed tensor to the system, to be got back
+# at a page fault for every 4 KiB; whether it does is an accident of sizes, and costs more than a layer.
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 32)}
 
 
 @dataclass(frozen=True)
@@ -150,15 +153,15 @@ def training_step(layer: Any, case: Case) -> Callable[[], Any]:
     return lambda: step(inputs)
 
 
-def seconds(step: Callable, calls: int) -> float:
+def seconds(step: Callable, calls: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Mean duration of a step."""
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         step()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
-def compare(case: Case, rounds: int) -> dict:
+def compare(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
     """Durations of ours and the built-in, interleaved."""
     import keras
 
@@ -172,7 +175,7 @@ def compare(case: Case, rounds: int) -> dict:
     for number in range(rounds):
         pair = [("ours", ours), ("theirs", theirs)]
         for name, step in pair if number % 2 else reversed(pair):
-            times[name].append(seconds(step, calls))
+            times[name].append(seconds(step, calls, clock))
     ratios = [mine / other for mine, other in zip(times["ours"], times["theirs"], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else ratios * 3
     return {name: statistics.median(values) for name, values in times.items()} | {
@@ -206,27 +209,31 @@ def pin(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def child(module: str, backend: str, threads: int, *task: str) -> Any:
+def child(module: str, backend: str, threads: int, *task: str, cpu_time: bool = False) -> Any:
     """Run a task in a process of its own; the result is its last line."""
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "OMP_NUM_THREADS": str(threads),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
+        **KEEP_FREED_MEMORY,
     }
     command = [sys.executable, "-m", module, "--threads", str(threads), "--task", *task]
+    command += ["--cpu-time"] if cpu_time else []
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def table(module: str, backend: str, names: list, threads: int, rounds: int, memory: bool) -> None:
+def table(
+    module: str, backend: str, names: list, threads: int, rounds: int, memory: bool, cpu_time: bool
+) -> None:
     """Print one backend's table, line by line as they come."""
     print(f"\n### {backend}, {threads} thread{'s' if threads > 1 else ''}, median of {rounds} rounds\n")
     print("| layer | ours ms | Keras ms | ratio | quartiles | ours MiB | Keras MiB |")
     print("|---|---|---|---|---|---|---|", flush=True)
     ratios = []
     for name in names:
-        times = child(module, backend, threads, "time", name, str(rounds))
+        times = child(module, backend, threads, "time", name, str(rounds), cpu_time=cpu_time)
         ratios.append(times["ratio"])
         mib = ["-", "-"]
         if memory:
@@ -250,30 +257,43 @@ def main(cases: dict[str, Case], module: str) -> None:
     parser.add_argument("--threads", type=int, default=1, help="cores that each process is pinned to")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak-memory processes")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="the process' own time: with one thread, on a shared machine"
+    )
     parser.add_argument("--task", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
         kind, name, value = arguments.task
         pin(arguments.threads)
         case = cases[name]
-        result = compare(case, int(value)) if kind == "time" else peak(case, value == "ours")
+        clock = time.process_time if arguments.cpu_time else time.perf_counter
+        result = compare(case, int(value), clock) if kind == "time" else peak(case, value == "ours")
         print(json.dumps(result))
         return
     for backend in arguments.backends:
-        table(module, backend, arguments.layers, arguments.threads, arguments.rounds, not arguments.no_memory)
+        table(
+            module,
+            backend,
+            arguments.layers,
+            arguments.threads,
+            arguments.rounds,
+            not arguments.no_memory,
+            arguments.cpu_time,
+        )
 
 
 if __name__ == "__main__":
     main(CASES, __spec__.name)
 
-# Tried and not kept. Milliseconds of process time a step (forward and backward), one core, medians of 7 to 9
-# interleaved steps on a machine that others were using: compare within a line, not between lines.
+# Tried and not kept, the first attempts (the later ones are in results/layers/layers.md). Milliseconds of
+# process time a step (forward and backward), one core, medians of 7 to 9 interleaved steps on a machine that
+# others were using: compare within a line, not between lines.
 #
 # BatchNormalization at (128, 32, 32, 16), training; x2 is x reshaped to (131072, 16).
-#   PyTorch:    kept (two means of x2) 16.5; means of the 4-D x 25.9; products of ones with x2 15.0; the
+#   PyTorch:    two means of x2 16.5; means of the 4-D x 25.9; products of ones with x2 15.0; the
 #               same, normalizing the centred x2 13.6; keras.layers.BatchNormalization 18.0
-#   TensorFlow: kept 3.6; 4-D 9.5; ones 4.6; ones, centred 5.6; Keras 7.2
-#   JAX:        kept 3.3; 4-D 3.3; ones 4.0; ones, centred 8.8; Keras 3.6
+#   TensorFlow: two means 3.6; 4-D 9.5; ones 4.6; ones, centred 5.6; Keras 7.2
+#   JAX:        two means 3.3; 4-D 3.3; ones 4.0; ones, centred 8.8; Keras 3.6
 #   PyTorch, in another run: 4-D 17.9; torch.var 19.0; torch.var_mean 30.3; mean of squares less squared mean
 #               14.6, which loses the digits of a large mean; einsum for the squares 28.5; Keras 16.8; torch's
 #               fused batch_norm, out of reach of keras.ops, 3.7

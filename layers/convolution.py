@@ -5,7 +5,7 @@ explicit NumPy loops.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -61,6 +61,27 @@ def as_data_format(value: str | None) -> str:
             f"Received: data_format={value}"
         )
     return data_format
+
+
+def over_image(operation: Callable, inputs: Any, *arguments: Any, data_format: str, **options: Any) -> Any:
+    """`operation(inputs, *arguments)`, of `keras.ops`, without copies of the image on PyTorch.
+
+    There Keras copies an image whose channels are last into channels-first order, and often back again. Given
+    a channels-first view of the same memory it copies nothing: PyTorch's kernels take either order.
+
+    Args:
+        operation: `ops.conv` or another that slides a window.
+        inputs: tensor of shape (batch, *spatial, channels), or (batch, channels, *spatial).
+        arguments, options: the operation's own.
+        data_format: where the channels are.
+
+    Returns:
+        What the operation returns, channels where the inputs' are.
+    """
+    if keras.backend.backend() != "torch" or data_format == "channels_first":
+        return operation(inputs, *arguments, data_format=data_format, **options)
+    view = ops.moveaxis(inputs, -1, 1)
+    return ops.moveaxis(operation(view, *arguments, data_format="channels_first", **options), 1, -1)
 
 
 def window_count(length: int | None, window: int, stride: int, padding: str, dilation: int = 1) -> int | None:
@@ -345,7 +366,8 @@ class GroupedConvolution(LowRankAdaptation, Convolution):
             widths = [[0, 0]] * (self.rank + 2)
             widths[self.spatial_axes()[0]] = [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0]
             inputs, padding = ops.pad(inputs, widths), "valid"
-        outputs = ops.conv(
+        outputs = over_image(
+            ops.conv,
             inputs,
             self.kernel,
             strides=list(self.strides),
@@ -526,7 +548,8 @@ class DepthwiseConv2D(Convolution):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        outputs = ops.depthwise_conv(
+        outputs = over_image(
+            ops.depthwise_conv,
             inputs,
             self.kernel,
             strides=self.strides,
@@ -645,7 +668,8 @@ class SeparableConv2D(Convolution):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        each = ops.depthwise_conv(
+        each = over_image(
+            ops.depthwise_conv,
             inputs,
             self.depthwise_kernel,
             strides=self.strides,
@@ -653,7 +677,9 @@ class SeparableConv2D(Convolution):
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )  # (batch, new height, new width, depth_multiplier channels)
-        outputs = ops.conv(each, self.pointwise_kernel, padding="valid", data_format=self.data_format)
+        outputs = over_image(
+            ops.conv, each, self.pointwise_kernel, padding="valid", data_format=self.data_format
+        )
         return self.finish(outputs)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -762,7 +788,8 @@ class Conv2DTranspose(Convolution):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        outputs = ops.conv_transpose(
+        outputs = over_image(
+            ops.conv_transpose,
             inputs,
             self.kernel,
             strides=list(self.strides),

@@ -1,9 +1,12 @@
 """Normalization: batch, layer, group and RMS.
 
 Statistics and affine map are our own arithmetic in float32, written in operations that every backend
-differentiates twice: TensorFlow's moments stop a gradient inside and give wrong second derivatives.
+differentiates twice: TensorFlow's moments stop a gradient inside and give wrong second derivatives. Only
+layer normalization over the last axes on PyTorch is left to `keras.ops`, for its kernel's speed.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,14 +22,46 @@ def check_axis(axis: int | list, input_shape: tuple) -> None:
             )
 
 
-def moments(inputs: Any, axes: list) -> tuple[Any, Any]:
-    """Mean and variance over `axes`, which stay with length 1.
+def count_of(inputs: Any, axes: list) -> Any:
+    """How many entries a reduction over `axes` takes together."""
+    return ops.cast(math.prod(ops.shape(inputs)[axis] for axis in axes), inputs.dtype)
 
-    The variance is the mean squared deviation: the mean of squares less the squared mean loses all its
-    digits where the mean is large.
+
+def mean_square(inputs: Any, axes: list) -> Any:
+    """The mean of x^2 over `axes`, which stay with length 1, in the form whose gradient is cheapest.
+
+    On PyTorch the gradient of a square takes three passes over memory, that of a product two; the gradient of
+    a mean is a tensor of the input's size, that of a sum a view of a small one.
     """
-    mean = ops.mean(inputs, axis=axes, keepdims=True)
-    return mean, ops.mean(ops.square(inputs - mean), axis=axes, keepdims=True)
+    squares = inputs * inputs if keras.backend.backend() == "torch" else ops.square(inputs)
+    return ops.sum(squares, axis=axes, keepdims=True) / count_of(inputs, axes)
+
+
+def moved_moments(
+    inputs: Any, axes: list, pooled: Callable = lambda means: means
+) -> tuple[Any, Any, Any, Any]:
+    """The inputs moved near zero, and their statistics over `axes`, which stay with length 1.
+
+    The mean of squares less the squared mean loses all its digits where the mean is large; the mean of
+    squared deviations from the mean takes more passes over memory, most of all in its gradient. In between,
+    with d = x - k for any constant k: variance = mean(d^2) - mean(d)^2. As the result does not depend on k,
+    k needs no gradient; as (k - mean)^2 <= variance (1 - p) / p for the mean k of a part p of the entries,
+    the subtraction costs six bits at the very worst where k is the mean of every 64th.
+
+    Args:
+        inputs: tensor of any shape.
+        axes: what to reduce.
+        pooled: a further mean, applied to means over `axes`, of which it keeps the shape.
+
+    Returns:
+        The tuple (d, k, mean of d, variance).
+    """
+    every = [slice(None)] * len(inputs.shape)
+    every[axes[0]] = slice(None, None, 64)
+    shift = pooled(ops.stop_gradient(ops.mean(inputs[tuple(every)], axis=axes, keepdims=True)))
+    moved = inputs - shift
+    mean = pooled(ops.sum(moved, axis=axes, keepdims=True) / count_of(inputs, axes))
+    return moved, shift, mean, pooled(mean_square(moved, axes)) - ops.square(mean)
 
 
 def masked_moments(inputs: Any, mask: Any, axes: list) -> tuple[Any, Any]:
@@ -54,7 +89,9 @@ def normalized(inputs: Any, mean: Any, variance: Any, gamma: Any, beta: Any, eps
     offset = -mean * factor
     if beta is not None:
         offset = offset + beta
-    return inputs * factor + offset
+    outputs = inputs * factor
+    outputs += offset  # in place on PyTorch, whose gradient of a product does not need its result
+    return outputs
 
 
 class Normalization(keras.Layer):
@@ -350,14 +387,15 @@ class BatchNormalization(Normalization):
         gamma, beta = self.affine(shape, inputs.dtype)
         if training and self.trainable:
             reduced = [a for a in range(len(shape)) if shape[a] == 1]
-            mean, variance = (
-                moments(inputs, reduced) if mask is None else masked_moments(inputs, mask, reduced)
-            )
+            if mask is None:
+                inputs, shift, mean, variance = moved_moments(inputs, reduced)
+            else:
+                shift, (mean, variance) = 0.0, masked_moments(inputs, mask, reduced)
             if self.renorm:
-                r, d = self.renormalization(mean, ops.sqrt(variance + self.epsilon))
+                r, d = self.renormalization(mean + shift, ops.sqrt(variance + self.epsilon))
                 gamma, offset = (r, d) if gamma is None else (r * gamma, d * gamma)
                 beta = offset if beta is None else offset + beta
-            self.learn(mean, variance)
+            self.learn(mean + shift, variance)
         else:
             mean = ops.reshape(ops.cast(self.moving_mean, inputs.dtype), shape)
             variance = ops.reshape(ops.cast(self.moving_variance, inputs.dtype), shape)
@@ -452,9 +490,19 @@ class LayerNormalization(Normalization):
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
         inputs = single_precision(inputs)
-        mean, variance = moments(inputs, self.reduced)
+        rank = len(inputs.shape)
+        if keras.backend.backend() == "torch" and self.reduced == [*range(rank - len(self.reduced), rank)]:
+            # One kernel, twice differentiable; the operations below one by one take six times as long.
+            outputs = ops.layer_normalization(inputs, self.gamma, self.beta, self.reduced, self.epsilon)
+            return ops.cast(outputs, self.compute_dtype)
+        deviation = inputs - ops.mean(inputs, axis=self.reduced, keepdims=True)
+        variance = mean_square(deviation, self.reduced)
         gamma, beta = self.affine(self.broadcast, inputs.dtype)
-        outputs = normalized(inputs, mean, variance, gamma, beta, self.epsilon)
+        outputs = deviation * ops.rsqrt(variance + self.epsilon)
+        if gamma is not None:
+            outputs = outputs * gamma
+        if beta is not None:
+            outputs = outputs + beta
         return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self) -> dict:
@@ -552,20 +600,20 @@ class GroupNormalization(Normalization):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        shape = ops.shape(inputs)
-        axis = self.axis % len(shape)
-        channels = shape[axis]
-        within = channels // self.groups
-        values = single_precision(inputs)
-        grouped = ops.reshape(values, (*shape[:axis], self.groups, within, *shape[axis + 1 :]))
-        reduced = [a for a in range(1, len(shape) + 1) if a != axis]
-        spread = [1, *(within if a == axis + 1 else 1 for a in range(1, len(shape) + 1))]
-        flat = [-1, *(channels if a == axis else 1 for a in range(1, len(shape)))]
-        # One number a group, repeated for its channels: small tensors of shape (batch, 1, ..., channels).
-        mean, variance = (ops.reshape(ops.tile(m, spread), flat) for m in moments(grouped, reduced))
-        gamma, beta = self.affine([1, *flat[1:]], values.dtype)
-        outputs = normalized(values, mean, variance, gamma, beta, self.epsilon)
-        return ops.cast(outputs, self.compute_dtype)
+        values = ops.moveaxis(single_precision(inputs), self.axis, -1)
+        shape = ops.shape(values)
+        rows = ops.reshape(values, (shape[0], math.prod(shape[1:-1]), shape[-1]))  # (batch, rest, channels)
+        # A mean down one axis first, as in batch normalization; the groups' are then means of small tensors.
+        rows, _, mean, variance = moved_moments(rows, [1], self.pooled)
+        gamma, beta = self.affine([shape[-1]], rows.dtype)
+        outputs = ops.reshape(normalized(rows, mean, variance, gamma, beta, self.epsilon), shape)
+        return ops.cast(ops.moveaxis(outputs, -1, self.axis), self.compute_dtype)
+
+    def pooled(self, means: Any) -> Any:
+        """For every channel the mean of its group's: (batch, 1, channels)."""
+        grouped = ops.reshape(means, (-1, self.groups, means.shape[-1] // self.groups))
+        pooled = ops.broadcast_to(ops.mean(grouped, axis=-1, keepdims=True), ops.shape(grouped))
+        return ops.reshape(pooled, ops.shape(means))
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""
@@ -609,8 +657,7 @@ class RMSNormalization(keras.Layer):
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
         values = single_precision(inputs)
-        square = ops.mean(ops.square(values), axis=self.reduced, keepdims=True)
-        factor = ops.rsqrt(square + self.epsilon)
+        factor = ops.rsqrt(mean_square(values, self.reduced) + self.epsilon)
         scale = ops.reshape(ops.cast(self.scale, values.dtype), self.broadcast)
         return ops.cast(values * factor * scale, self.compute_dtype)
 

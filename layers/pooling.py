@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .convolution import as_data_format, as_tuple, window_count
+from .convolution import as_data_format, as_tuple, over_image, window_count
 
 
 class WindowPooling(keras.Layer):
@@ -81,7 +81,7 @@ class MaxPooling(WindowPooling):
         """The largest value of each window."""
         if keras.backend.backend() == "jax" and self.tiles(inputs.shape):
             return self.maximum_of_slices(inputs)
-        return ops.max_pool(inputs, **window)
+        return over_image(ops.max_pool, inputs, **window)
 
     def tiles(self, shape: tuple) -> bool:
         """Whether the windows cover an image of this shape exactly, without overlap."""
@@ -110,7 +110,7 @@ class AveragePooling(WindowPooling):
 
     def reduce(self, inputs: Any, **window: Any) -> Any:
         """The mean of each window."""
-        return ops.average_pool(inputs, **window)
+        return over_image(ops.average_pool, inputs, **window)
 
 
 @keras.saving.register_keras_serializable(package="layers")

@@ -24,7 +24,7 @@ class _StepMemo:
 
     def __init__(self) -> None:
         self.open = False
-        self.values: dict[str, tuple] = {}
+        self.values: dict[Any, tuple] = {}
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -67,14 +67,17 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Apply the rule to one model variable and its state."""
-        dtype = keras.utils.standardize_dtype(variable.dtype)
-        gradient = ops.convert_to_tensor(gradient, dtype=dtype)
+        # Eager torch pays for every look-up, a variable at a time: its own dtype is at hand, the name is not.
+        value = variable.value if keras.config.backend() == "torch" else None
+        dtype = variable.dtype if value is None else value.dtype
+        if value is None or getattr(gradient, "dtype", None) != dtype:
+            gradient = ops.convert_to_tensor(gradient, dtype=keras.utils.standardize_dtype(dtype))
         decay, coefficients = self._coefficients_once(learning_rate, dtype)
         decays = decay is not None and self._use_weight_decay(variable)
         stored = (variable, *self.state_of(variable))
-        if keras.config.backend() == "torch" and variable.value is variable._value:
+        if value is not None and value is variable._value:
             # Detached tensors share the variables' memory: writing to them updates the variables.
-            values = [each.value.detach() for each in stored]
+            values = [each._value.detach() for each in stored]
             for slope, weight, *state in _blocks([gradient.detach(), *values]):
                 if decays:
                     weight *= decay
@@ -89,10 +92,11 @@ class Optimizer(keras.optimizers.Optimizer):
             for each, new in zip(stored, self.rule(coefficients, weight, gradient, *state), strict=True):
                 self.assign(each, new)
 
-    def _coefficients_once(self, learning_rate: Any, dtype: str) -> tuple:
+    def _coefficients_once(self, learning_rate: Any, backend_dtype: Any) -> tuple:
         """Return (decay or None, coefficients), computed once a step however many variables there are."""
-        if dtype in self._memo.values:
-            return self._memo.values[dtype]
+        if backend_dtype in self._memo.values:
+            return self._memo.values[backend_dtype]
+        dtype = keras.utils.standardize_dtype(backend_dtype)
         # Powers of 0.999 need float32: in bfloat16 the number itself is 1.
         precise = "float64" if dtype == "float64" else "float32"
         learning_rate = ops.cast(learning_rate, precise)
@@ -102,7 +106,7 @@ class Optimizer(keras.optimizers.Optimizer):
         coefficients = self.coefficients(learning_rate, precise)
         coefficients = tuple(_scalar(ops.cast(each, dtype)) for each in coefficients)
         if self._memo.open:
-            self._memo.values[dtype] = decay, coefficients
+            self._memo.values[backend_dtype] = decay, coefficients
         return decay, coefficients
 
     def _backend_update_step(
@@ -170,7 +174,8 @@ def _own_value(variable: Any) -> Any:
 def _blocks(tensors: Sequence) -> Iterator[Sequence]:
     """Yield views of tensors of one shape, a cache-sized block of each at a time."""
     first = tensors[0]
-    if first.device.type != "cpu" or first.ndim == 0 or math.prod(first.shape) <= _BLOCK:
+    # Two tensors, a weight and its gradient, are met once by a rule: nothing is gained by keeping them near.
+    if len(tensors) == 2 or first.numel() <= _BLOCK or first.device.type != "cpu" or first.ndim == 0:
         yield tensors
         return
     if first.ndim > 2 and all(tensor.is_contiguous() for tensor in tensors):
