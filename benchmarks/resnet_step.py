@@ -48,7 +48,8 @@ def recipe_fit(data, batch_size):
         metrics=["accuracy"],
     )
     batches = Batches(data.train, batch_size, seed=0, augment="crop_flip")
-    return lambda: model.fit(batches, epochs=1, verbose=0, shuffle=False)
+    whole = batches.between(0, batches.steps_per_epoch)
+    return lambda: model.fit(whole, verbose=0, shuffle=False)
 
 
 def torch_loop(data, batch_size, fused=True):
@@ -104,7 +105,7 @@ def torch_loop(data, batch_size, fused=True):
     batches = Batches(data.train, batch_size, seed=0, augment="crop_flip")
 
     def epoch():
-        for index in range(len(batches)):
+        for index in range(batches.steps_per_epoch):
             x, y = batches[index]
             images = torch.from_numpy(x).permute(0, 3, 1, 2).float().sub_(127).div_(64)
             optimizer.zero_grad(set_to_none=True)
@@ -178,7 +179,7 @@ def jax_loop(data, batch_size):
     batches = Batches(data.train, batch_size, seed=0, augment="crop_flip")
 
     def epoch():
-        for index in range(len(batches)):
+        for index in range(batches.steps_per_epoch):
             *state[:], value = step(*state, *batches[index])
         return float(value)
 

@@ -7,7 +7,7 @@ The same small network, from the same initial weights and dropout seeds, on the 
 by the native loop of the chosen framework (`tf.GradientTape`, `torch.autograd`, `jax.value_and_grad`), and by
 the step that this collection compiles on all three (`engine.gradients`). The losses agree step by step.
 
-Expected: see results/training_loop.md. The largest difference between any two losses of a step stays
+Expected: see results/training.md. The largest difference between any two losses of a step stays
 under 1e-5 for the first steps; then rounding, which training amplifies, may show.
 
 Figures: losses (three curves on top of each other, and their differences), learning_curves (of the portable
