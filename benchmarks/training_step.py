@@ -94,32 +94,15 @@ def _sides(steps: int) -> dict[str, Callable[[], None]]:
     stepped = made(compiled=False)
     step = training_loop.portable_step(*stepped)
     run = SimpleNamespace(metrics=lambda values, at: None, history={})
-    position = SimpleNamespace(step=0)
-
-    class Count(keras.callbacks.Callback):
-        """Tells the probe where training is, after it has looked."""
-
-        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            """Count."""
-            position.step = batch + 1
 
     def settle() -> None:
         if name == "jax":
             probed.jax_state_sync()
 
-    probe = probes.Probe(run, batches, steps, position, settle)
-    looking = []
-
-    def look_once(self: probes.Probe, logs: dict | None = None) -> None:
-        """Compile in the first round, which is not timed."""
-        if not looking:
-            looking.append(probes.looking(self.model))
-        self.look = looking[0]
-
-    probes.Probe.on_train_begin = look_once
+    probe = probes.Probe(probed, run, batches, steps, settle)
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: probe.after_step(batch + 1))
 
     def fit(model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
-        position.step = 0
         model.fit(batches.between(0, steps), shuffle=False, verbose=0, callbacks=list(callbacks))
 
     def portable() -> None:
@@ -129,7 +112,7 @@ def _sides(steps: int) -> dict[str, Callable[[], None]]:
     return {
         "fit": lambda: fit(fitted),
         "portable step": portable,
-        f"fit, a look every {steps} steps": lambda: fit(probed, probe, Count()),
+        f"fit, a look every {steps} steps": lambda: fit(probed, look),
     }
 
 

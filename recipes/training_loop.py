@@ -196,10 +196,12 @@ def by_portable_step(
     """
     model, optimizer = build_model(config, data), build_optimizer(config)
     optimizer.build(model.trainable_variables)
+    model.compile(loss=loss_of)  # for `--probe` alone
     step = portable_step(model, optimizer)
 
     def evaluate() -> dict[str, float]:
-        logits = model.predict(data.validation.x, batch_size=500, verbose=0)
+        with engine.training.averaged(model, optimizer):
+            logits = model.predict(data.validation.x, batch_size=500, verbose=0)
         return {
             "loss": float(loss_of(data.validation.y, logits)),
             "accuracy": float(np.mean(logits.argmax(axis=-1) == data.validation.y)),
@@ -212,6 +214,7 @@ def by_portable_step(
         state={"model": model.variables, "optimizer": optimizer.variables},
         evaluate=evaluate,
         schedule=lambda _: config.learning_rate,
+        probe=engine.probes.Probe(model, run, batches, config.probe) if config.probe else None,
     )
     first, losses = progress.step, []
     for x, y in progress.batches():
@@ -219,6 +222,7 @@ def by_portable_step(
         losses.append(float(values["loss"]))
         progress.after_step(values)
     progress.finish()
+    engine.training.take_averages(model, optimizer)
     return model, first, losses
 
 
@@ -228,6 +232,10 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     run.tags({"dataset.fingerprint": data.fingerprint})
     batches = engine.data.Batches(data.train, config.batch_size, config.seed, accumulate=config.accumulate)
     steps = batches.steps_per_epoch * config.epochs
+    if config.find_lr:
+        model = build_model(config, data)
+        model.compile(build_optimizer(config), loss_of)
+        engine.learning_rates.find(model, batches, run)
     losses, seconds = {}, {}
     for name, loop in (("fit", by_fit), (config.backend, NATIVE[config.backend])):
         model, optimizer = build_model(config, data), build_optimizer(config)

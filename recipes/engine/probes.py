@@ -39,35 +39,35 @@ KINDS = {
 LOGARITHMIC = ("grad_norm", "weight_norm", "update_ratio", "activation_std")
 
 
-class Probe(keras.callbacks.Callback):
+class Probe:
     """Looks every `every` optimizer steps, and draws what it saw at the end.
 
     Args:
+        model: compiled and built: its loss is what is differentiated.
         run: where metrics and heatmaps go.
         batches: the training data.
         every: optimizer steps between looks.
-        position: has `step`, the batches done before the present one.
-        settle: puts the values that training is at into the model's variables.
+        settle: called before the model's variables are read.
     """
 
     def __init__(
-        self, run: Run, batches: Batches, every: int, position: Any, settle: Callable[[], None]
+        self,
+        model: keras.Model,
+        run: Run,
+        batches: Batches,
+        every: int,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__()
+        self.model = model
         self.run = run
         self.batches = batches
         self.every = every * batches.accumulate
-        self.position = position
         self.settle = settle
         self.before: list[np.ndarray] = []
+        self.look = looking(model)
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Compile the look."""
-        self.look = looking(self.model)
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Remember the weights before the step that is looked at; then look."""
-        done = self.position.step + 1
+    def after_step(self, done: int) -> None:
+        """Remember the weights before the step that is looked at; then look. `done`: batches so far."""
         if (done + self.batches.accumulate) % self.every == 0:
             self.settle()
             self.before = _arrays(self.model)
@@ -78,7 +78,7 @@ class Probe(keras.callbacks.Callback):
                 values |= _update_ratios(self.model, self.before)
             self.run.metrics(values, done // self.batches.accumulate)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def finish(self) -> None:
         """Draw the heatmaps."""
         draw(self.run)
 

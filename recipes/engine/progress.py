@@ -21,6 +21,7 @@ from recipes.engine import checkpoints
 from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
 from recipes.engine.errors import RecipeError, usage_error
+from recipes.engine.probes import Probe
 from recipes.engine.tracking import Run
 
 POINTS = 200  # points of a learning curve within a run
@@ -44,6 +45,7 @@ class Progress:
         schedule: the learning rate at an optimizer step; None where there is no one such rate.
         settle: called before variables are read, for a driver that keeps their values elsewhere.
         on_point: called after a point of the curves is recorded.
+        probe: looks inside the model now and then.
 
     Attributes:
         step: batches done.
@@ -61,6 +63,7 @@ class Progress:
         schedule: Callable[[int], Any] | None = None,
         settle: Callable[[], None] = lambda: None,
         on_point: Callable[[], None] = lambda: None,
+        probe: Probe | None = None,
     ) -> None:
         self.run = run
         self.data = batches
@@ -69,6 +72,7 @@ class Progress:
         self.schedule = schedule
         self.settle = settle
         self.on_point = on_point
+        self.probe = probe
         self.epochs = config.epochs
         self.total = batches.steps_per_epoch * config.epochs
         self.interval = max(1, self.total // batches.accumulate // POINTS) * batches.accumulate
@@ -132,6 +136,8 @@ class Progress:
                 f"the loss is {loss} at step {self.update} (epoch {self._epoch + 1}): "
                 "the run stops here; try a smaller --learning-rate, or --precision float32"
             )
+        if self.probe is not None:
+            self.probe.after_step(self.step)
         epoch_ends = self.step % self.data.steps_per_epoch == 0
         at_point = self.step % self.interval == 0 or epoch_ends
         save = self._save_is_due(at_point)
@@ -152,6 +158,8 @@ class Progress:
                 self._load(best)
         elif self.saves and self.step > self.first_step:
             self._save()  # a kill while the run is evaluated and drawn costs no training
+        if self.probe is not None:
+            self.probe.finish()
 
     @property
     def _epoch(self) -> int:

@@ -66,7 +66,7 @@ def fit(
             model.jax_state_sync()  # during `fit` the values are not in the variables
 
     def evaluate() -> dict[str, float]:
-        with averaged(model):
+        with averaged(model, model.optimizer):
             return model.evaluate(
                 validation.x, validation.y, batch_size=validation_batch_size, verbose=0, return_dict=True
             )
@@ -84,33 +84,29 @@ def fit(
         schedule=schedule,
         settle=settle,
         on_point=model.reset_metrics,
+        probe=probes.Probe(model, run, batches, config.probe, settle) if config.probe else None,
     )
     if progress.step < progress.total and not progress.stopped:
-        callbacks = [_Following(progress)]
-        if config.probe:
-            callbacks.insert(0, probes.Probe(run, batches, config.probe, progress, settle))
-        model.fit(
-            batches.between(progress.step, progress.total), shuffle=False, verbose=0, callbacks=callbacks
-        )
+        rest = batches.between(progress.step, progress.total)
+        model.fit(rest, shuffle=False, verbose=0, callbacks=[_Following(progress)])
     progress.finish()
-    _take_averages(model)
+    take_averages(model, model.optimizer)
 
 
 @contextlib.contextmanager
-def averaged(model: keras.Model) -> Iterator[None]:
-    """Within, a model whose optimizer averages its weights has the averages for weights."""
+def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Within, a model has the averages for weights that its optimizer keeps, if it does."""
     weights = [keras.ops.copy(variable.value) for variable in model.trainable_variables]
-    if _take_averages(model):
-        yield
+    taken = take_averages(model, optimizer)
+    yield
+    if taken:
         for variable, weight in zip(model.trainable_variables, weights, strict=True):
             variable.assign(weight)
-    else:
-        yield
 
 
-def _take_averages(model: keras.Model) -> bool:
-    """Give a model the averages that its optimizer keeps for weights; False where it keeps none."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+def take_averages(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> bool:
+    """Give a model the averages for weights that its optimizer keeps; False where it keeps none."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not optimizer.use_ema:
         return False
     optimizer.finalize_variable_values(model.trainable_variables)

@@ -18,6 +18,7 @@ def unchanged_process(monkeypatch):
     """`choose` sets this process up; undo it, so that other tests find what they expect."""
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(backend, "keep_memory", lambda: None)
+    monkeypatch.setattr(backend, "keep_compiled", lambda: None)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
 
 
@@ -64,6 +65,24 @@ def test_tensorflow_is_absent_for_whoever_looks():
         "try: import tensorflow\nexcept ModuleNotFoundError: print('absent')"
     )
     assert python("-c", code).stdout == "absent\n"
+
+
+def test_keras_comes_without_what_no_recipe_needs():
+    code = (
+        "import sys, recipes, keras; keras.Layer\n"
+        "print({'sklearn', 'matplotlib'} & set(sys.modules))\n"
+        "import sklearn, matplotlib.pyplot; print('there')"
+    )
+    assert python("-c", code).stdout == "set()\nthere\n"
+
+
+def test_jax_keeps_compiled_programs(tmp_path):
+    code = (
+        "from recipes.engine import backend; backend.choose(['--backend', 'jax'])\n"
+        "import jax; jax.jit(lambda x: 2 * x)(jax.numpy.ones(3)).block_until_ready()"
+    )
+    python("-c", code, XDG_CACHE_HOME=str(tmp_path))
+    assert list((tmp_path / "keras-recipes/xla").iterdir())
 
 
 def test_thread_environment_holds_each_backend(tmp_path):

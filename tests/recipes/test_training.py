@@ -135,8 +135,10 @@ def test_mixed_precision_learns(rng, precision):
 
 
 def test_loops_agree(here):
-    config = training_loop.Config.small(backend=keras.backend.backend(), accumulate=2, clip_norm=1.0)
+    flags = {"accumulate": 2, "clip_norm": 1.0, "ema": 0.5, "probe": 12}
+    config = training_loop.Config.small(backend=keras.backend.backend(), **flags)
     metrics = launch.run_recipe(config, training_loop.train)
+    assert len(list(Path("mlruns/artifacts/training_loop").rglob("probe_grad_norm.png"))) == 1
     differences = [value for name, value in metrics.items() if name.startswith("difference/")]
     assert len(differences) == 4 and max(differences) <= 1e-3
     assert all(value <= 1e-5 for name, value in metrics.items() if "_first_" in name)
