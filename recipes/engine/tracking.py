@@ -261,7 +261,20 @@ def connect(uri: str | None) -> tuple["MlflowClient", str]:
         # Not mlflow.set_tracking_uri: it would decide for the whole process and its children.
         from mlflow import MlflowClient
 
+        if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+            _create_store(Path(uri.removeprefix("sqlite:///")))
         return MlflowClient(tracking_uri=uri), uri
+
+
+def _create_store(path: Path) -> None:
+    """Make an SQLite store at once: MLflow cannot mend one whose tables were left half made."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".store-") as folder:
+        made = Path(folder, path.name)
+        MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # somebody else was faster
+            os.link(made, path)
 
 
 def experiment_of(client: "MlflowClient", uri: str, name: str) -> str:

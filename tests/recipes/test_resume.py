@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from recipes.engine import checkpoints, launch, training
+from recipes.engine import backend, checkpoints, launch, training
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.recipes import killable
@@ -137,6 +137,28 @@ def test_kill_minus_nine_at_random_moments(here, whole):
             resume = ["--resume", last_run().info.run_id]
         assert_same(whole, here / "state.npz")
     print(f"{killed} kills of {runs} runs")
+
+
+@pytest.mark.once
+def test_resume_on_another_backend_carries_on(here, monkeypatch):
+    """Weights, optimizer, averages and data go along: the next epochs are no worse than the last."""
+    other = "jax" if keras.backend.backend() != "jax" else "torch"
+    if other not in backend.installed():
+        pytest.skip(f"needs {other} beside {keras.backend.backend()}")
+    with monkeypatch.context() as patch:
+        killing(patch, Progress, "_end_epoch", 5)
+        with pytest.raises(Killed):
+            run()
+    before = [value for _, value in curves(last_run())["val/loss"]]
+    monkeypatch.setenv("KERAS_BACKEND", other)
+    with pytest.raises(AssertionError, match=f"is still running, as process {os.getpid()}: stop it first"):
+        killed_after(None, ["--resume", last_run().info.run_id])
+    client().update_run(last_run().info.run_id, status="KILLED")
+    assert not killed_after(None, ["--resume", last_run().info.run_id])
+    assert last_run().info.status == "FINISHED"
+    after = [value for _, value in curves(last_run())["val/loss"]]
+    assert after[: len(before)] == before and len(after) == killable.CONFIG["epochs"]
+    assert max(after[len(before) :]) < before[-1] + 0.1
 
 
 def killed_after(delay, resume):

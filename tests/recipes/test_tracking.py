@@ -133,3 +133,23 @@ def test_a_stopped_command_is_marked_killed_and_keeps_its_metrics(tmp_path, sent
     assert run.info.status == "KILLED"
     assert len(client.get_metric_history(run.info.run_id, "val/accuracy")) >= 2
     assert any("learning_curves" in f.path for f in client.list_artifacts(run.info.run_id, "figures"))
+
+
+def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
+    """MLflow cannot mend a store whose tables are half made: it is there whole, or not at all."""
+    from mlflow import MlflowClient
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments, **named):
+        raise Killed
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "search_experiments", killed)
+        with pytest.raises(Killed):
+            tracking.connect(uri)
+    assert not (tmp_path / "mlflow.db").exists()
+    client, _ = tracking.connect(uri)
+    assert client.search_experiments()
