@@ -4,7 +4,9 @@ TFDS' metadata and NumPy decoding work without it; only its reader and its prepa
 records are read here by hand, on every backend alike, and a download runs in a process of its own.
 """
 
+import contextlib
 import hashlib
+import json
 import logging
 import os
 import socket
@@ -42,15 +44,41 @@ def images(name: str, data_dir: Path | None) -> tuple[Arrays, list[str]]:
     Raises:
         RecipeError: the dataset is neither prepared nor downloadable.
     """
-    builder = prepared(name, data_dir)
-    info = builder.info
+    known = _description(name, data_dir)
     splits = {}
     for split in ("train", "test"):
-        files = [Path(path) for path in info.splits[split].filepaths]
+        files = [Path(path) for path in known["files"][split]]
         stamp = "-".join(f"{path.stat().st_size}.{path.stat().st_mtime_ns}" for path in files)
-        cached = CACHE.expanduser() / name / str(info.version) / f"{split}-{_digest(stamp)}"
-        splits[split] = _read_cached(cached) or _decode(info, files, cached)
-    return splits, list(info.features["label"].names)
+        cached = CACHE.expanduser() / name / known["version"] / f"{split}-{_digest(stamp)}"
+        splits[split] = _read_cached(cached) or _decode(prepared(name, data_dir).info, files, cached)
+    return splits, known["labels"]
+
+
+def _description(name: str, data_dir: Path | None) -> dict[str, Any]:
+    """What TFDS knows of a prepared dataset; remembered, as importing TFDS takes a second.
+
+    A version that is prepared later changes the time of the dataset's folder, and so the memory's name.
+    """
+    memory = None
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        folder = (data_dir / name).absolute()
+        memory = CACHE.expanduser() / name / f"{_digest(f'{folder} {folder.stat().st_mtime_ns}')}.json"
+        known = json.loads(memory.read_text())
+        if all(Path(path).exists() for paths in known["files"].values() for path in paths):
+            return known
+    info = prepared(name, data_dir).info
+    known = {
+        "version": str(info.version),
+        "labels": list(info.features["label"].names),
+        "files": {split: [str(path) for path in info.splits[split].filepaths] for split in ("train", "test")},
+    }
+    if memory is not None:
+        with contextlib.suppress(OSError):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            partial = memory.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(known))
+            partial.replace(memory)
+    return known
 
 
 def prepared(name: str, data_dir: Path | None) -> Any:
