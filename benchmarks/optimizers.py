@@ -3,15 +3,15 @@
     python -m benchmarks.optimizers [--backends jax torch tensorflow] [--threads 1] [--rounds 30] [--xla]
 
 Each backend runs in a process of its own. The step is compiled as `model.fit` compiles it on a CPU: XLA on
-JAX (buffers donated), `tf.function` on TensorFlow (with XLA only by `--xla`), eager without gradients on torch. Ours and Keras' take turns; a ratio is the
-median over the rounds of (our time / Keras' time), so that whatever else the machine does meets both. Below
-1, ours is faster.
+JAX (buffers donated), `tf.function` on TensorFlow (with XLA only by `--xla`), eager without gradients on
+torch. Ours and Keras' take turns; a ratio is the median over the rounds of (our time / Keras' time), so that
+whatever else the machine does meets both. Below 1, ours is faster.
 
 The parameters are those of a small convolutional network with wide dense layers: 4 kernels of 3x3x128x128
 and 9 of 1024x1024, each with a bias and two vectors of a normalization, 10.1 million in 52 variables.
 
-Measured (2 shared cores of an AMD EPYC under other load, one thread, `--rounds 15`, 2 minutes; TensorFlow
-2.21, torch 2.13, JAX 0.10.2, Keras 3.15.1), ratio by case:
+Measured with XLA on TensorFlow too (2 shared cores of an AMD EPYC under other load, one thread, `--rounds
+15`, 2 minutes; TensorFlow 2.21, torch 2.13, JAX 0.10.2, Keras 3.15.1), ratio by case:
 
                  SGD  mom.  Nest.  Adagrad  RMSprop  Adam  AdamW  Nadam  Lion   geometric mean
     torch       1.46  1.05   1.16     0.78     0.79  0.74   0.61   0.51  0.69   0.82

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from layers.optimizers.arithmetic import add_scaled
+from layers.optimizers.arithmetic import add_scaled, add_scaled_on_torch
 from layers.optimizers.base import Optimizer
 
 
@@ -58,6 +58,27 @@ class SGD(Optimizer):
     def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
         """Return (-lr,)."""
         return (-learning_rate,)
+
+    def _backend_update_step(
+        self, grads: Sequence, trainable_variables: Sequence, learning_rate: Any
+    ) -> None:
+        """Without state or decay, torch updates all variables by one operation."""
+        plain = keras.config.backend() == "torch" and not self.momentum and self.weight_decay is None
+        values = [variable.value for variable in trainable_variables] if plain else []
+        # A StatelessScope's values are the caller's; other types and devices need a conversion first.
+        if not values or not all(
+            value is variable._value
+            and getattr(gradient, "dtype", None) == value.dtype
+            and gradient.device.type == value.device.type == "cpu"
+            for value, variable, gradient in zip(values, trainable_variables, grads, strict=True)
+        ):
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        add_scaled_on_torch(
+            [value.detach() for value in values],
+            -float(learning_rate),
+            [gradient.detach() for gradient in grads],
+        )
 
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, momentum)."""
