@@ -5,7 +5,6 @@ operation that torch's tensors have for the step; on JAX and TensorFlow the comp
 is a number or a scalar tensor of x's dtype.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,13 +16,6 @@ def add_scaled(x: Any, scale: Any, y: Any) -> Any:
         return x + scale * y
     # A scalar tensor stays on its device; as `alpha` it would have to be waited for.
     return x.add_(y, alpha=scale) if isinstance(scale, float) else x.addcmul_(y, scale)
-
-
-def add_scaled_on_torch(tensors: Sequence, scale: float, others: Sequence) -> None:
-    """Add scale * y to every x of the tensors, in place, by one operation instead of one for each."""
-    import torch
-
-    torch._foreach_add_(tensors, others, alpha=scale)
 
 
 def add_square(x: Any, scale: float, y: Any) -> Any:

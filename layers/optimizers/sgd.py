@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from layers.optimizers.arithmetic import add_scaled, add_scaled_on_torch
+from layers.optimizers.arithmetic import add_scaled
 from layers.optimizers.base import Optimizer
 
 
@@ -62,7 +62,7 @@ class SGD(Optimizer):
     def _backend_update_step(
         self, grads: Sequence, trainable_variables: Sequence, learning_rate: Any
     ) -> None:
-        """Without state or decay, torch updates all variables by one operation."""
+        """Without state or decay, torch goes straight through the tensors, without look-ups for each."""
         plain = keras.config.backend() == "torch" and not self.momentum and self.weight_decay is None
         values = [variable.value for variable in trainable_variables] if plain else []
         # A StatelessScope's values are the caller's; other types and devices need a conversion first.
@@ -74,11 +74,9 @@ class SGD(Optimizer):
         ):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
-        add_scaled_on_torch(
-            [value.detach() for value in values],
-            -float(learning_rate),
-            [gradient.detach() for gradient in grads],
-        )
+        descent = -float(learning_rate)
+        for value, gradient in zip(values, grads, strict=True):
+            add_scaled(value.detach(), descent, gradient.detach())
 
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, momentum)."""
