@@ -76,15 +76,17 @@ def native_jax(name: str, every: bool) -> Any:
     step = {"SimpleRNN": simple, "LSTM": lstm, "GRU": gru}[name]
 
     class Scanned(getattr(keras.layers, name)):
-        def call(self, x: Any) -> Any:
+        def call(self, sequences: Any, initial_state: Any = None, mask: Any = None) -> Any:
             weights = [variable.value for variable in self.cell.trainable_variables]
 
             def body(state: tuple, x: Any) -> tuple:
                 state = step(state, x, *weights)
                 return state, state[0] if every else None
 
-            zeros = jnp.zeros((x.shape[0], UNITS), x.dtype)
-            last, outputs = jax.lax.scan(body, (zeros,) * (2 if name == "LSTM" else 1), jnp.swapaxes(x, 0, 1))
+            zeros = jnp.zeros((sequences.shape[0], UNITS), sequences.dtype)
+            last, outputs = jax.lax.scan(
+                body, (zeros,) * (2 if name == "LSTM" else 1), jnp.swapaxes(sequences, 0, 1)
+            )
             return jnp.swapaxes(outputs, 0, 1) if every else last[0]
 
     return Scanned(UNITS, return_sequences=every)
