@@ -4,9 +4,10 @@
     python -m benchmarks.layers --backends torch --threads 2 --layers Conv2D Dropout
 
 A step is the forward and the backward pass, by the weights and by floating-point inputs, compiled as
-`model.fit` compiles it: `jax.jit` on JAX, `tf.function(jit_compile=True)` on TensorFlow, eager autograd on
-PyTorch. Ours and the built-in run in the same process, in interleaved rounds whose order alternates, each
-round long enough to be timed; the ratio is the median over rounds. Processes are pinned to `--threads` cores.
+`model.fit` compiles it on a CPU: `jax.jit` on JAX, `tf.function` on TensorFlow, eager autograd on PyTorch.
+(On TensorFlow `model.fit` uses XLA only where it finds an accelerator; `--xla` asks for it here.) Ours and
+the built-in run in the same process, in interleaved rounds whose order alternates, each round long enough to
+be timed; the ratio is the median over rounds. Processes are pinned to `--threads` cores.
 Peak memory is `ru_maxrss` of a process of its own, less what it was before the layer was made.
 
 Sizes are those of a recipe's middle: a ResNet-20's first stage (batch 128, 32x32, 16 channels) for images, a
@@ -44,12 +45,14 @@ class Case:
         shape: shape of the input; several shapes where the layer takes several inputs.
         options: further arguments of the call.
         integers: None for normal inputs, or the bound of random integer ones.
+        native: makes the same layer in the backend's own terms, or None where there is none (`--native`).
     """
 
     make: Callable[[Any], Any]
     shape: tuple
     options: dict = field(default_factory=dict)
     integers: int | None = None
+    native: Callable[[], Any] | None = None
 
 
 IMAGES = (128, 32, 32, 16)
@@ -97,10 +100,10 @@ def cotangents_of(outputs: Any) -> list:
     ]
 
 
-def training_step(layer: Any, case: Case) -> Callable[[], Any]:
+def training_step(layer: Any, case: Case, xla: bool) -> Callable[[], Any]:
     """A function that runs one step and returns when its gradients are there.
 
-    On a CPU, PyTorch and TensorFlow return no sooner by themselves.
+    `xla` concerns TensorFlow alone. On a CPU, PyTorch and TensorFlow return no sooner by themselves.
     """
     import keras
 
@@ -141,7 +144,7 @@ def training_step(layer: Any, case: Case) -> Callable[[], Any]:
 
     import tensorflow as tf
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=xla)
     def step(inputs: list) -> list:
         with tf.GradientTape() as tape:
             if by_inputs:
@@ -161,40 +164,52 @@ def seconds(step: Callable, calls: int, clock: Callable[[], float] = time.perf_c
     return (clock() - start) / calls
 
 
-def compare(case: Case, rounds: int, clock: Callable[[], float]) -> dict:
-    """Durations of ours and the built-in, interleaved."""
+def made(case: Case, who: str) -> Any:
+    """The case's layer, ours, Keras' or the backend's own."""
     import keras
 
     import layers
 
-    ours, theirs = (training_step(case.make(module), case) for module in (layers, keras.layers))
-    for step in (ours, theirs, ours, theirs):
-        step()
-    calls = max(1, round(SECONDS_A_ROUND / max(seconds(ours, 2), seconds(theirs, 2))))
-    times: dict = {"ours": [], "theirs": []}
-    for number in range(rounds):
-        pair = [("ours", ours), ("theirs", theirs)]
-        for name, step in pair if number % 2 else reversed(pair):
-            times[name].append(seconds(step, calls, clock))
-    ratios = [mine / other for mine, other in zip(times["ours"], times["theirs"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else ratios * 3
-    return {name: statistics.median(values) for name, values in times.items()} | {
-        "ratio": middle,
-        "low": low,
-        "high": high,
+    if who == "native":
+        return case.native() if case.native else None
+    return case.make(layers if who == "ours" else keras.layers)
+
+
+def compare(case: Case, options: argparse.Namespace, rounds: int) -> dict:
+    """Durations of ours, the built-in and with `--native` the backend's own, interleaved."""
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    built = {who: made(case, who) for who in ("ours", "theirs", *(["native"] if options.native else []))}
+    steps = {
+        who: training_step(layer, case, options.xla) for who, layer in built.items() if layer is not None
     }
+    for step in [*steps.values()] * 2:
+        step()
+    calls = max(1, round(SECONDS_A_ROUND / max(seconds(step, 2) for step in steps.values())))
+    times: dict = {who: [] for who in steps}
+    for number in range(rounds):
+        for who, step in steps.items() if number % 2 else reversed(steps.items()):
+            times[who].append(seconds(step, calls, clock))
+
+    def ratios(who: str) -> list:
+        return [mine / other for mine, other in zip(times[who], times["theirs"], strict=True)]
+
+    ours = ratios("ours")
+    low, middle, high = statistics.quantiles(ours, n=4, method="inclusive") if rounds > 1 else ours * 3
+    result = {who: statistics.median(values) for who, values in times.items()}
+    result |= {"ratio": middle, "low": low, "high": high}
+    if "native" in steps:
+        result["native ratio"] = statistics.median(ratios("native"))
+    return result
 
 
-def peak(case: Case, ours: bool) -> dict:
+def peak(case: Case, options: argparse.Namespace, who: str) -> dict:
     """Growth of this process' peak memory by a few steps, in MiB."""
     import keras
-
-    import layers
 
     random_inputs(case)
     keras.ops.convert_to_numpy(keras.ops.ones((1,)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = training_step(case.make(layers if ours else keras.layers), case)
+    step = training_step(made(case, who), case, options.xla)
     for _ in range(3):
         step()
     return {"mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
@@ -209,43 +224,44 @@ def pin(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def child(module: str, backend: str, threads: int, *task: str, cpu_time: bool = False) -> Any:
+def child(module: str, backend: str, options: argparse.Namespace, *task: str) -> Any:
     """Run a task in a process of its own; the result is its last line."""
     environment = os.environ | {
         "KERAS_BACKEND": backend,
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(options.threads),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
         **KEEP_FREED_MEMORY,
     }
-    command = [sys.executable, "-m", module, "--threads", str(threads), "--task", *task]
-    command += ["--cpu-time"] if cpu_time else []
+    command = [sys.executable, "-m", module, "--threads", str(options.threads), "--task", *task]
+    flags = {"--cpu-time": options.cpu_time, "--xla": options.xla, "--native": options.native}
+    command += [flag for flag, given in flags.items() if given]
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def table(
-    module: str, backend: str, names: list, threads: int, rounds: int, memory: bool, cpu_time: bool
-) -> None:
+def table(module: str, backend: str, options: argparse.Namespace) -> None:
     """Print one backend's table, line by line as they come."""
-    print(f"\n### {backend}, {threads} thread{'s' if threads > 1 else ''}, median of {rounds} rounds\n")
-    print("| layer | ours ms | Keras ms | ratio | quartiles | ours MiB | Keras MiB |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    count = options.threads
+    name_of_backend = f"{backend}{', XLA' if options.xla and backend == 'tensorflow' else ''}"
+    print(f"\n### {name_of_backend}, {count} thread{'s' * (count > 1)}, median of {options.rounds} rounds\n")
+    titles = ["layer", "ours ms", "Keras ms", "ratio", "quartiles"]
+    titles += ["ours MiB", "Keras MiB"] * (not options.no_memory)
+    titles += ["native ms", "native / Keras"] * options.native
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|", flush=True)
     ratios = []
-    for name in names:
-        times = child(module, backend, threads, "time", name, str(rounds), cpu_time=cpu_time)
+    for name in options.layers:
+        times = child(module, backend, options, "time", name, str(options.rounds))
         ratios.append(times["ratio"])
-        mib = ["-", "-"]
-        if memory:
-            mib = [
-                f"{child(module, backend, threads, 'memory', name, who)['mib']:.0f}"
-                for who in ("ours", "theirs")
-            ]
-        print(
-            f"| {name} | {1e3 * times['ours']:.2f} | {1e3 * times['theirs']:.2f} | {times['ratio']:.2f} "
-            f"| {times['low']:.2f} - {times['high']:.2f} | {mib[0]} | {mib[1]} |",
-            flush=True,
-        )
+        cells = [name, f"{1e3 * times['ours']:.2f}", f"{1e3 * times['theirs']:.2f}", f"{times['ratio']:.2f}"]
+        cells.append(f"{times['low']:.2f} - {times['high']:.2f}")
+        if not options.no_memory:
+            peaks = [child(module, backend, options, "memory", name, who) for who in ("ours", "theirs")]
+            cells += [f"{of['mib']:.0f}" for of in peaks]
+        if options.native:
+            has = "native" in times
+            cells += [f"{1e3 * times['native']:.2f}", f"{times['native ratio']:.2f}"] if has else ["-", "-"]
+        print(f"| {' | '.join(cells)} |", flush=True)
     print(f"\nGeometric mean of the ratios: {statistics.geometric_mean(ratios):.2f}", flush=True)
 
 
@@ -256,30 +272,26 @@ def main(cases: dict[str, Case], module: str) -> None:
     parser.add_argument("--layers", nargs="+", choices=list(cases), default=list(cases), metavar="NAME")
     parser.add_argument("--threads", type=int, default=1, help="cores that each process is pinned to")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--xla", action="store_true", help="compile by XLA on TensorFlow too")
+    parser.add_argument(
+        "--native", action="store_true", help="the backend's own layers too, where cases have them"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak-memory processes")
     parser.add_argument(
         "--cpu-time", action="store_true", help="the process' own time: with one thread, on a shared machine"
     )
     parser.add_argument("--task", nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.task:
-        kind, name, value = arguments.task
-        pin(arguments.threads)
+    options = parser.parse_args()
+    if options.task:
+        kind, name, value = options.task
+        pin(options.threads)
         case = cases[name]
-        clock = time.process_time if arguments.cpu_time else time.perf_counter
-        result = compare(case, int(value), clock) if kind == "time" else peak(case, value == "ours")
-        print(json.dumps(result))
-        return
-    for backend in arguments.backends:
-        table(
-            module,
-            backend,
-            arguments.layers,
-            arguments.threads,
-            arguments.rounds,
-            not arguments.no_memory,
-            arguments.cpu_time,
+        print(
+            json.dumps(compare(case, options, int(value)) if kind == "time" else peak(case, options, value))
         )
+        return
+    for backend in options.backends:
+        table(module, backend, options)
 
 
 if __name__ == "__main__":

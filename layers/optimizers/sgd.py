@@ -59,6 +59,25 @@ class SGD(Optimizer):
         """Return (-lr,)."""
         return (-learning_rate,)
 
+    def _backend_update_step(
+        self, grads: Sequence, trainable_variables: Sequence, learning_rate: Any
+    ) -> None:
+        """Without state or decay, torch goes straight through the tensors, without look-ups for each."""
+        plain = keras.config.backend() == "torch" and not self.momentum and self.weight_decay is None
+        values = [variable.value for variable in trainable_variables] if plain else []
+        # A StatelessScope's values are the caller's; other types and devices need a conversion first.
+        if not values or not all(
+            value is variable._value
+            and getattr(gradient, "dtype", None) == value.dtype
+            and gradient.device.type == value.device.type == "cpu"
+            for value, variable, gradient in zip(values, trainable_variables, grads, strict=True)
+        ):
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        descent = -float(learning_rate)
+        for value, gradient in zip(values, grads, strict=True):
+            add_scaled(value.detach(), descent, gradient.detach())
+
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, momentum)."""
         (descent,) = coefficients
