@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -125,14 +126,13 @@ def test_help_is_answered_at_once():
 
 def test_every_field_has_a_help_line():
     import ast
-    from pathlib import Path
 
     from recipes.engine import catalogue
 
     files = [Path("recipes/engine/config.py"), *(Path(f"recipes/{name}.py") for name in catalogue.names())]
     for file in files:
         for node in ast.parse(file.read_text()).body:
-            if isinstance(node, ast.ClassDef) and node.name in ("Config", "RunConfig"):
+            if isinstance(node, ast.ClassDef) and node.name in ("Config", "RunConfig", "TrainingConfig"):
                 for field, after in zip(node.body, [*node.body[1:], None], strict=True):
                     if isinstance(field, ast.AnnAssign):
                         documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
@@ -145,3 +145,11 @@ def test_table_of_contents_lists_every_recipe():
     shown = python("-m", "recipes").stdout
     for name in catalogue.names():
         assert f"    {name}" in shown and catalogue.summary(name) in shown
+
+
+def test_readme_lists_every_recipe():
+    from recipes.engine import catalogue
+
+    rows = Path("README.md").read_text().split("### Recipes")[1].split("## Sweep")[0].splitlines()
+    listed = [row.split("`")[1] for row in rows if row.startswith("| `")]
+    assert sorted(listed) == catalogue.names()
