@@ -51,8 +51,12 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
     """
     # Workers have other working directories: what is relative to this one is made absolute.
     uri = tracking.absolute(config.tracking_uri)
-    data_dir = config.data_dir and config.data_dir.absolute()
-    config = dataclasses.replace(config, tracking_uri=uri, data_dir=data_dir)
+    folders = {
+        field.name: value.absolute()
+        for field in dataclasses.fields(config)
+        if isinstance(value := getattr(config, field.name), Path)
+    }
+    config = dataclasses.replace(config, tracking_uri=uri, **folders)
     settings = axes.settings(options.trials, config.seed)
     trials = [
         {"setting": setting, "seed": config.seed + k, "label": _label(setting)}

@@ -52,6 +52,8 @@ def test_a_sweep_compares_settings_over_seeds_and_survives_a_broken_one(tmp_path
     assert parent.data.metrics["best/val/accuracy"] == pytest.approx(statistics.fmean(values))
     assert parent.data.metrics["failed_trials"] == 2
     assert {"sweep.md", "sweep.csv", "figures"} <= {f.path for f in client.list_artifacts(parent.info.run_id)}
+    kept = {path.parent.name for path in (tmp_path / "mlruns/checkpoints").rglob("best-*.npz")}
+    assert {child.info.run_id for child in good} <= kept  # here, not in a worker's own folder
     assert "[  4/4]" in done.stdout and "Traceback" not in done.stderr
 
 
