@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 
 BACKENDS = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}
 
@@ -22,6 +23,10 @@ if BACKEND == "jax":
     # Tests compile much and compute little: without optimization they take three quarters of the time.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    # What one test compiled the next need not, nor the processes that tests start.
+    COMPILED = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 if BACKEND == "torch":
     # One thread a process: the backends' processes run side by side, and reductions keep one order.

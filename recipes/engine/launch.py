@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import backend, checkpoints, tracking
+from recipes.engine import backend, checkpoints, interruption, tracking
 from recipes.engine.backend import make_deterministic, require_installed
 from recipes.engine.config import RunConfig, check_words, field_types, value_of
 from recipes.engine.errors import Finished, RecipeError, usage_error
@@ -80,7 +79,7 @@ def run_recipe(
         )
     print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
     start = time.perf_counter()
-    previous = _stop_on_terminate()
+    handlers = interruption.listen()
     try:
         try:
             metrics = train(config, run)
@@ -105,8 +104,7 @@ def run_recipe(
         run.end("FAILED", error=f"{type(error).__name__}: {error}")
         raise
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        interruption.restore(handlers)
 
 
 # What a resumed run may be told anew: none of it changes what is computed, but for the backend's rounding.
@@ -230,11 +228,3 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _stop_on_terminate() -> Any:
-    """Let SIGTERM end a run as Ctrl-C does; not possible, nor needed, outside the main thread."""
-    try:
-        return signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:
-        return None

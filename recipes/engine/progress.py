@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from recipes.engine import checkpoints
+from recipes.engine import checkpoints, interruption
 from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
 from recipes.engine.errors import RecipeError, usage_error
@@ -128,6 +128,7 @@ class Progress:
         Raises:
             RecipeError: the loss is not a number; the message names the step.
         """
+        interruption.check()
         self.step += 1
         self.steps_since_point += 1
         loss = float(means["loss"])

@@ -255,12 +255,13 @@ def connect(uri: str | None) -> tuple["MlflowClient", str]:
     # A server that goes away later is met by Run's own patience, not by minutes of silent retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     with _store_errors(uri):
         # Not mlflow.set_tracking_uri: it would decide for the whole process and its children.
         from mlflow import MlflowClient
 
+        # After the import, which sets levels of its own.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             _create_store(Path(uri.removeprefix("sqlite:///")))
         return MlflowClient(tracking_uri=uri), uri

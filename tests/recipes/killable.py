@@ -18,7 +18,7 @@ from recipes.engine import launch
 from recipes.engine.config import TrainingConfig, check_words
 
 CONFIG = {
-    "epochs": 6,
+    "epochs": 4,
     "batch_size": 64,
     "accumulate": 2,
     "ema": 0.9,

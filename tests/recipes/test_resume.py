@@ -106,7 +106,7 @@ def killing(monkeypatch, owner, name, call):
     ("owner", "name", "call"),
     [
         (Progress, "after_steps", 3),  # before the first checkpoint
-        (Progress, "after_steps", 100),  # in the middle of an epoch
+        (Progress, "after_steps", 60),  # in the middle of an epoch
         (Progress, "_end_epoch", 2),
         (training, "averaged", 3),  # in validation
         (checkpoints.os, "fsync", 5),  # in the middle of writing a checkpoint
@@ -146,7 +146,7 @@ def test_resume_on_another_backend_carries_on(here, monkeypatch):
     if other not in backend.installed():
         pytest.skip(f"needs {other} beside {keras.backend.backend()}")
     with monkeypatch.context() as patch:
-        killing(patch, Progress, "_end_epoch", 5)
+        killing(patch, Progress, "_end_epoch", 3)
         with pytest.raises(Killed):
             run()
     before = [value for _, value in curves(last_run())["val/loss"]]
@@ -186,7 +186,7 @@ def killed_after(delay, resume):
 
 def test_damaged_checkpoint_is_left_out(here, monkeypatch, whole, capsys):
     with monkeypatch.context() as patch:
-        killing(patch, Progress, "after_steps", 100)
+        killing(patch, Progress, "after_steps", 60)
         with pytest.raises(Killed):
             run()
     newest = max(checkpoints_of(last_run()).glob("step-*.npz"))

@@ -11,7 +11,7 @@ import time
 import mlflow
 import pytest
 
-from recipes.engine import tracking
+from recipes.engine import interruption, tracking
 from recipes.engine.errors import RecipeError
 
 pytestmark = pytest.mark.once
@@ -153,3 +153,24 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     assert not (tmp_path / "mlflow.db").exists()
     client, _ = tracking.connect(uri)
     assert client.search_experiments()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_in_a_finalizer_is_not_lost():
+    """Python prints and drops what a finalizer raises; the next step asks again."""
+
+    class Unlucky:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    handlers = interruption.listen()
+    try:
+        interruption.check()
+        unlucky = Unlucky()
+        del unlucky
+        with pytest.raises(KeyboardInterrupt):
+            interruption.check()
+    finally:
+        interruption.restore(handlers)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

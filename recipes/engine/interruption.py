@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM end a run; neither is lost.
+
+Python raises KeyboardInterrupt wherever it happens to be. In a finalizer of some library that exception is
+printed and dropped, and the run would go on: so the wish is remembered, and asked for after every step.
+"""
+
+import signal
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_wished = False
+
+
+def listen() -> dict[int, Any]:
+    """Hear both signals from now on; returns the handlers before, for `restore`.
+
+    Outside the main thread it is not possible, nor needed: there somebody else listens.
+    """
+    global _wished
+    _wished = False
+    try:
+        return {number: signal.signal(number, _hear) for number in SIGNALS}
+    except ValueError:
+        return {}
+
+
+def restore(handlers: dict[int, Any]) -> None:
+    """Put the handlers back that `listen` returned."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if a signal came."""
+    if _wished:
+        raise KeyboardInterrupt
+
+
+def _hear(number: int, frame: Any) -> None:
+    global _wished
+    _wished = True
+    raise KeyboardInterrupt
