@@ -25,7 +25,9 @@ def listen() -> dict[int, Any]:
 
 
 def restore(handlers: dict[int, Any]) -> None:
-    """Put the handlers back that `listen` returned."""
+    """Put the handlers back that `listen` returned; what was wished for ended with the run."""
+    global _wished
+    _wished = False
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -77,12 +77,14 @@ def test_keras_comes_without_what_no_recipe_needs():
     assert python("-c", code).stdout == "set()\nthere\n"
 
 
-def test_jax_keeps_compiled_programs(tmp_path):
+def test_jax_keeps_compiled_programs(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # the tests' own, see conftest.py
     code = (
         "from recipes.engine import backend; backend.choose(['--backend', 'jax'])\n"
         "import jax; jax.jit(lambda x: 2 * x)(jax.numpy.ones(3)).block_until_ready()"
     )
-    python("-c", code, XDG_CACHE_HOME=str(tmp_path))
+    done = python("-c", code, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
     assert list((tmp_path / "keras-recipes/xla").iterdir())
 
 
