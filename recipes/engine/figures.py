@@ -130,3 +130,32 @@ def heatmap(
     axes.set_title(title)
     figure.colorbar(image)
     return figure
+
+
+def scatter(
+    panels: Mapping[str, np.ndarray], classes: np.ndarray, labels: Sequence[str], title: str
+) -> Figure:
+    """The same points in several planes side by side, coloured by class.
+
+    Args:
+        panels: coordinates (n, 2) by the panel's title.
+        classes: (n,) integers.
+        labels: names of the classes.
+        title: of the whole figure.
+    """
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.4 * columns + 1.6, 4.3 * rows), layout="constrained")
+    colours = [f"C{label}" for label in range(10)]
+    for index, (name, points) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for label, text in enumerate(labels):
+            mine = points[classes == label]
+            axes.scatter(*mine.T, s=7, color=colours[label % 10], label=text, linewidths=0)
+        axes.set_title(name, fontsize="medium")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", markerscale=2.5, fontsize="small")
+    figure.suptitle(title)
+    return figure
