@@ -209,7 +209,7 @@ class GraphLayer(keras.layers.Layer):
         return ops.squeeze(ops.matmul(ops.expand_dims(values, 1), rows), 1)
 
     def check_inputs(self, shapes: list, lengths: tuple) -> None:
-        """Raise ValueError unless there are features and as many others as expected, the first of them edges."""
+        """Raise ValueError unless there are features and as many others as expected, edges first."""
         others = self.parted(shapes)[1] if isinstance(shapes, list) else []
         if len(others) not in lengths or others[0][-1] != 2:
             names = "features" if self.input_dim is None else "indices, values"

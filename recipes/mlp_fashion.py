@@ -8,7 +8,7 @@ one at a time by sweeps.
     python -m recipes.mlp_fashion --model logistic                       # scikit-learn, the same split
     python -m recipes.mlp_fashion --model boosting
     python -m recipes.mlp_fashion --dataset digits --epochs 30           # built in, no download
-    python -m tuning.sweep mlp_fashion --epochs 6 --units 256 --projected 0 --grid activation=relu,tanh --seeds 3
+    python -m tuning.sweep mlp_fashion --epochs 6 --projected 0 --grid activation=relu,tanh --seeds 3
 
 Expected: TO BE MEASURED.
 
@@ -156,7 +156,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
 
 
 def train_network(config: Config, data: engine.data.Dataset, run: engine.tracking.Run) -> dict[str, float]:
-    """This recipe's own model."""
+    """Train the network, measure and draw it."""
     batches = engine.data.Batches(data.train, config.batch_size, config.seed, accumulate=config.accumulate)
     model = build_model(config, data)
     schedule = layers.schedules.OneCycle(

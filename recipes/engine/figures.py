@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 
+CROWDED = 60  # points of a curve that a marker each would hide
+
 
 def learning_curves(history: History, title: str = "") -> Figure:
     """Every metric that has a training or validation curve, and the learning rate, over optimizer steps.
@@ -23,6 +25,8 @@ def learning_curves(history: History, title: str = "") -> Figure:
         for name, style in ((f"train/{family}", "-"), (f"val/{family}", "o-"), (family, "-")):
             if name in history:
                 steps, values = zip(*history[name], strict=True)
+                if len(steps) > CROWDED:
+                    style = "-"
                 axes.plot(steps, values, style, label=name, markersize=4, linewidth=1.2)
         axes.set_xlabel("optimizer step")
         axes.set_title(family)

@@ -136,7 +136,7 @@ def block_model(nodes: int) -> Graph:
     features = rng.random((nodes, WORDS)) < np.where(typical, MANY, SOME)
     # Numbers mean nothing: neither for a block nor for a split.
     order = rng.permutation(nodes)
-    edges, classes, features = np.argsort(order)[edges], classes[order], features[order]
+    edges, classes, features = np.sort(np.argsort(order)[edges], axis=1), classes[order], features[order]
     train = np.concatenate([np.flatnonzero(classes == block)[:LABELLED] for block in range(BLOCKS)])
     rest = np.setdiff1d(np.arange(nodes), train)
     parts = [_split(numbers, classes) for numbers in (train, rest[:HELD_OUT], rest[HELD_OUT:])]

@@ -81,7 +81,7 @@ def load(name: str, data_dir: Path | None = None) -> Table:
         data = fetch_california_housing(data_home=data_dir, n_retries=0)
     except OSError as error:
         raise RecipeError(
-            f"dataset '{name}' is not there ({path}) and cannot be downloaded ({error}): point --data-dir (or "
-            f"TFDS_DATA_DIR) at a folder with {name}/{name}.csv, or take the built-in --dataset diabetes"
+            f"dataset '{name}' is not there ({path}) and cannot be downloaded ({error}): point --data-dir "
+            f"(or TFDS_DATA_DIR) at a folder with {name}/{name}.csv, or take the built-in --dataset diabetes"
         ) from None
     return Table(name, data.data, data.target, tuple(data.feature_names), target)
