@@ -226,6 +226,7 @@ class Progress:
             checkpoints.prune(self.folder, "best", keep=1)
 
     def _write(self, label: str) -> None:
+        self.run.flush()  # what a checkpoint has passed is never recorded again
         facts = {
             "backend": keras.backend.backend(),
             "step": self.step,
