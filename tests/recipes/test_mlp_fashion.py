@@ -118,13 +118,12 @@ def test_backends_agree(images):
     np.testing.assert_allclose(numbers, AGREED, rtol=1e-5, atol=1e-6)
 
 
-def test_features_are_the_kernels_columns_as_images(images):
-    model = recipe.build_model(recipe.Config(units=6, depth=1), images)
-    kernel = np.zeros((16, 6), "float32")
-    kernel[6, 4] = 3  # unit 4 looks at row 1, column 2
-    kernel[0, 1] = -1
-    model.get_layer("hidden1").kernel.assign(kernel)
-    features = recipe.first_features(model, (4, 4, 1), most=2)
+@pytest.mark.once
+def test_features_are_changes_of_columns_as_images():
+    change = np.zeros((16, 6))
+    change[6, 4] = 3  # unit 4 has come to look at row 1, column 2
+    change[0, 1] = -1
+    features = recipe.learned_features(change, (4, 4, 1), most=2)
     assert features.shape == (2, 4, 4, 1)
     assert features[0, 1, 2, 0] == 3 and features[1, 0, 0, 0] == -1 and np.abs(features).sum() == 4
 
