@@ -87,6 +87,7 @@ def test_neighbours_tell_what_words_do_not(trained):
     assert drawn == {"learning_curves", "confusion_matrix", "degrees", "embeddings"}
 
 
+@pytest.mark.once  # that it is so on every backend is tested with the engine
 def test_a_killed_run_goes_on(folder, monkeypatch, trained):
     """Stopped after 15 of 30 steps and resumed: the metrics of the run that was not stopped, to the bit."""
     metrics, _ = trained
@@ -107,6 +108,7 @@ def test_a_killed_run_goes_on(folder, monkeypatch, trained):
     assert {**resumed, "duration_seconds": 0} == {**metrics, "duration_seconds": 0}
 
 
+@pytest.mark.once  # gradients are compared on every backend below
 def test_attention_learns_and_is_drawn(folder):
     metrics = run_recipe(config_in(folder, model="gat", epochs=15, dropout=0.2, projected=0), recipe.train)
     assert metrics["test/accuracy"] > 0.5  # guessing gives 0.2

@@ -58,6 +58,7 @@ def test_hidden_layers_learn_and_are_drawn(trained):
     assert run.info.status == "FINISHED" and run.data.metrics["test/accuracy"] == metrics["test/accuracy"]
 
 
+@pytest.mark.once  # that it is so on every backend is tested with the engine
 def test_a_killed_run_goes_on(trained, monkeypatch):
     metrics, folder = trained
     config, calls, after = config_in(folder, checkpoint_every="30"), [], Progress.after_steps
