@@ -6,6 +6,11 @@ its parts.
 
     edges, weights = normalized_adjacency(edges, num_nodes)       # once, in NumPy
     hidden = GraphConvolution(16, activation="relu")([features, edges, weights])
+
+Features that are mostly zeros, such as words of a text, may be given by their non-zero entries:
+
+    indices, values = sparse_rows(features)                       # once, in NumPy
+    hidden = GraphConvolution(16, input_dim=features.shape[1])([indices, values, edges, weights])
 """
 
 from typing import Any
@@ -15,6 +20,9 @@ import numpy as np
 from keras import ops
 
 from .regularization import Dropout
+
+# Nodes beyond which a graph is not made a matrix: 10,000 take 0.4 GB, and as much again for each copy.
+DENSE_LIMIT = 10_000
 
 
 def undirected(edges: np.ndarray) -> np.ndarray:
@@ -86,6 +94,55 @@ def normalized_adjacency(
     return edges.astype("int32"), weights.astype("float32")
 
 
+def dense_adjacency(
+    edges: np.ndarray, weights: np.ndarray, num_nodes: int, limit: int = DENSE_LIMIT
+) -> np.ndarray:
+    """The edges as a matrix: row = target, column = source.
+
+    For small graphs, where a matrix product is faster than gathering, and as an oracle. Memory grows with the
+    square of the nodes.
+
+    Args:
+        edges: integers `(E, 2)`.
+        weights: `(E,)`.
+        num_nodes: number of nodes.
+        limit: largest number of nodes that is accepted.
+
+    Returns:
+        float32 `(num_nodes, num_nodes)`.
+
+    Raises:
+        ValueError: if the graph is larger than that.
+    """
+    if num_nodes > limit:
+        raise ValueError(
+            f"A dense adjacency of {num_nodes} nodes takes {4e-9 * num_nodes**2:.1f} GB, of which "
+            f"{len(edges) / num_nodes**2:.2%} are not zero; beyond {limit} nodes keep edges as a list"
+        )
+    adjacency = np.zeros((num_nodes, num_nodes), "float32")
+    np.add.at(adjacency, (edges[:, 1], edges[:, 0]), weights)
+    return adjacency
+
+
+def sparse_rows(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of a matrix that are not zero, row by row.
+
+    Args:
+        features: `(nodes, dim)`.
+
+    Returns:
+        int32 indices and float32 values, both `(nodes, k)` with k the most entries of a row; shorter rows are
+        filled up with value 0.
+    """
+    counts = np.count_nonzero(features, axis=1)
+    rows, columns = np.nonzero(features)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    indices = np.zeros((len(features), max(counts.max(initial=0), 1)), "int32")
+    values = np.zeros(indices.shape, "float32")
+    indices[rows, places], values[rows, places] = columns, features[rows, columns]
+    return indices, values
+
+
 def aggregate(messages: Any, targets: Any, num_nodes: Any) -> Any:
     """Sum of the messages that arrive at each node: `(E, ...), (E,) -> (num_nodes, ...)`."""
     return ops.segment_sum(messages, targets, num_segments=num_nodes)
@@ -111,7 +168,10 @@ def segment_softmax(scores: Any, targets: Any, num_nodes: Any) -> Any:
 
 
 class GraphLayer(keras.layers.Layer):
-    """What layers on `[features, edges]` and `[features, edges, weights]` share."""
+    """What layers on `[features, edges]` and `[features, edges, weights]` share.
+
+    With `input_dim`, features are two inputs, `indices` and `values`, as `sparse_rows` gives them.
+    """
 
     def __init__(
         self,
@@ -121,6 +181,7 @@ class GraphLayer(keras.layers.Layer):
         kernel_initializer: Any,
         bias_initializer: Any,
         kernel_regularizer: Any,
+        input_dim: int | None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -132,11 +193,27 @@ class GraphLayer(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.input_dim = input_dim
+
+    def parted(self, inputs: list) -> tuple[list, list]:
+        """The inputs (or their shapes) that are features, and the others."""
+        count = 1 if self.input_dim is None else 2
+        return inputs[:count], inputs[count:]
+
+    def project(self, features: list, kernel: Any) -> Any:
+        """Features times kernel: `(nodes, units)`."""
+        if self.input_dim is None:
+            return ops.matmul(features[0], kernel)
+        indices, values = features
+        rows = ops.take(kernel, indices, axis=0)  # (nodes, k, units)
+        return ops.squeeze(ops.matmul(ops.expand_dims(values, 1), rows), 1)
 
     def check_inputs(self, shapes: list, lengths: tuple) -> None:
-        """Raise ValueError unless the inputs are as many as expected, the second of them edges."""
-        if not isinstance(shapes, list) or len(shapes) not in lengths or shapes[1][-1] != 2:
-            expected = "[features, edges]" + (" or [features, edges, weights]" if 3 in lengths else "")
+        """Raise ValueError unless there are features and as many others as expected, edges first."""
+        others = self.parted(shapes)[1] if isinstance(shapes, list) else []
+        if len(others) not in lengths or others[0][-1] != 2:
+            names = "features" if self.input_dim is None else "indices, values"
+            expected = f"[{names}, edges]" + (f" or [{names}, edges, weights]" if 2 in lengths else "")
             raise ValueError(
                 f"`{type(self).__name__}` must be called on a list {expected} with edges of shape "
                 f"(number of edges, 2). Received: input_shape={shapes}"
@@ -158,6 +235,7 @@ class GraphLayer(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "input_dim": self.input_dim,
         }
 
 
@@ -174,10 +252,12 @@ class GraphConvolution(GraphLayer):
         activation: name or function; None for none.
         use_bias: whether to add b.
         kernel_initializer, bias_initializer, kernel_regularizer: of W and b.
+        input_dim: number of features, where they are given by `sparse_rows`.
 
     Call arguments:
         inputs: list `[features, edges]` or `[features, edges, weights]` of shapes `(nodes, dim)`, integers
-            `(E, 2)` and `(E,)`; without weights, each edge has weight 1.
+            `(E, 2)` and `(E,)`; without weights, each edge has weight 1. With `input_dim`, `indices` and
+            `values` `(nodes, k)` take the place of the features.
 
     Returns:
         Tensor `(nodes, units)`.
@@ -195,6 +275,7 @@ class GraphConvolution(GraphLayer):
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
+        input_dim: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -204,15 +285,16 @@ class GraphConvolution(GraphLayer):
             kernel_initializer,
             bias_initializer,
             kernel_regularizer,
+            input_dim,
             **kwargs,
         )
 
     def build(self, input_shape: list) -> None:
         """Make W `(dim, units)` and b."""
-        self.check_inputs(input_shape, (2, 3))
+        self.check_inputs(input_shape, (1, 2))
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(input_shape[0][-1], self.units),
+            shape=(self.input_dim or input_shape[0][-1], self.units),
             initializer=self.kernel_initializer,
             regularizer=self.kernel_regularizer,
         )
@@ -221,17 +303,49 @@ class GraphConvolution(GraphLayer):
 
     def call(self, inputs: list) -> Any:
         """Apply the layer."""
-        features, edges = inputs[0], inputs[1]
+        features, (edges, *weights) = self.parted(inputs)
         # The linear map first: then messages have the width of the output, usually the smaller one.
-        projected = ops.matmul(features, self.kernel)  # (nodes, units)
+        projected = self.project(features, self.kernel)  # (nodes, units)
         messages = ops.take(projected, edges[:, 0], axis=0)  # (E, units)
-        if len(inputs) == 3:
-            messages = messages * ops.expand_dims(inputs[2], -1)
-        return self.finish(aggregate(messages, edges[:, 1], ops.shape(features)[0]))
+        if weights:
+            messages = messages * ops.expand_dims(weights[0], -1)
+        return self.finish(aggregate(messages, edges[:, 1], ops.shape(projected)[0]))
 
     def compute_output_shape(self, input_shape: list) -> tuple:
         """`(nodes, units)`."""
         return (input_shape[0][0], self.units)
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class DenseGraphConvolution(GraphConvolution):
+    """`GraphConvolution` with the adjacency as a matrix, as `dense_adjacency` makes it.
+
+    The same weights give the same outputs.
+
+    Args:
+        units, activation, ...: as in `GraphConvolution`.
+
+    Call arguments:
+        inputs: list `[features, adjacency]` of shapes `(nodes, dim)` and `(nodes, nodes)`.
+
+    Returns:
+        Tensor `(nodes, units)`.
+    """
+
+    def check_inputs(self, shapes: list, lengths: tuple) -> None:
+        """Raise ValueError unless the inputs are features and a square matrix."""
+        others = self.parted(shapes)[1] if isinstance(shapes, list) else []
+        # One size may still be unknown.
+        if len(others) != 1 or len(others[0]) != 2 or len({*others[0], None}) > 2:
+            raise ValueError(
+                "`DenseGraphConvolution` must be called on a list [features, adjacency] with a square "
+                f"adjacency. Received: input_shape={shapes}"
+            )
+
+    def call(self, inputs: list) -> Any:
+        """Apply the layer."""
+        features, (adjacency,) = self.parted(inputs)
+        return self.finish(ops.matmul(adjacency, self.project(features, self.kernel)))
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -252,10 +366,12 @@ class GraphAttention(GraphLayer):
         dropout: fraction of the attention weights dropped in training.
         use_bias: whether to add b.
         kernel_initializer, bias_initializer, kernel_regularizer: of W (and both a) and b.
+        input_dim: number of features, where they are given by `sparse_rows`.
         seed: integer seed of the dropout.
 
     Call arguments:
-        inputs: list `[features, edges]` of shapes `(nodes, dim)` and integers `(E, 2)`.
+        inputs: list `[features, edges]` of shapes `(nodes, dim)` and integers `(E, 2)`; with `input_dim`,
+            `[indices, values, edges]`, the first two `(nodes, k)`.
         training: whether to drop weights.
         return_attention_scores: whether to return the weights too.
 
@@ -279,6 +395,7 @@ class GraphAttention(GraphLayer):
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
+        input_dim: int | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ):
@@ -289,6 +406,7 @@ class GraphAttention(GraphLayer):
             kernel_initializer,
             bias_initializer,
             kernel_regularizer,
+            input_dim,
             **kwargs,
         )
         self.num_heads = num_heads
@@ -300,10 +418,10 @@ class GraphAttention(GraphLayer):
 
     def build(self, input_shape: list) -> None:
         """Make W `(dim, heads * units)`, both a `(heads, units)`, and b."""
-        self.check_inputs(input_shape, (2,))
+        self.check_inputs(input_shape, (1,))
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(input_shape[0][-1], self.num_heads * self.units),
+            shape=(self.input_dim or input_shape[0][-1], self.num_heads * self.units),
             initializer=self.kernel_initializer,
             regularizer=self.kernel_regularizer,
         )
@@ -322,11 +440,11 @@ class GraphAttention(GraphLayer):
 
     def call(self, inputs: list, training: bool = False, return_attention_scores: bool = False) -> Any:
         """Apply the layer."""
-        features, edges = inputs
+        features, (edges,) = self.parted(inputs)
         sources, targets = edges[:, 0], edges[:, 1]
-        nodes = ops.shape(features)[0]
+        nodes = ops.shape(features[0])[0]
         heads = ops.reshape(
-            ops.matmul(features, self.kernel), (-1, self.num_heads, self.units)
+            self.project(features, self.kernel), (-1, self.num_heads, self.units)
         )  # (nodes, heads, units)
         # a . [W h_j, W h_i] splits into a number per node for each end; edges only add two numbers.
         source_scores = ops.sum(heads * self.source_attention, axis=-1)  # (nodes, heads)
@@ -356,7 +474,7 @@ class GraphAttention(GraphLayer):
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
             return outputs
-        return outputs, keras.KerasTensor((inputs[1].shape[0], self.num_heads), dtype=self.compute_dtype)
+        return outputs, keras.KerasTensor((inputs[-1].shape[0], self.num_heads), dtype=self.compute_dtype)
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""

@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 
+CROWDED = 60  # points of a curve that a marker each would hide
+
 
 def learning_curves(history: History, title: str = "") -> Figure:
     """Every metric that has a training or validation curve, and the learning rate, over optimizer steps.
@@ -23,6 +25,8 @@ def learning_curves(history: History, title: str = "") -> Figure:
         for name, style in ((f"train/{family}", "-"), (f"val/{family}", "o-"), (family, "-")):
             if name in history:
                 steps, values = zip(*history[name], strict=True)
+                if len(steps) > CROWDED:
+                    style = "-"
                 axes.plot(steps, values, style, label=name, markersize=4, linewidth=1.2)
         axes.set_xlabel("optimizer step")
         axes.set_title(family)
@@ -129,4 +133,33 @@ def heatmap(
     axes.set_xlabel("optimizer step")
     axes.set_title(title)
     figure.colorbar(image)
+    return figure
+
+
+def scatter(
+    panels: Mapping[str, np.ndarray], classes: np.ndarray, labels: Sequence[str], title: str
+) -> Figure:
+    """The same points in several planes side by side, coloured by class.
+
+    Args:
+        panels: coordinates (n, 2) by the panel's title.
+        classes: (n,) integers.
+        labels: names of the classes.
+        title: of the whole figure.
+    """
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.4 * columns + 1.6, 4.3 * rows), layout="constrained")
+    colours = [f"C{label}" for label in range(10)]
+    for index, (name, points) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for label, text in enumerate(labels):
+            mine = points[classes == label]
+            axes.scatter(*mine.T, s=7, color=colours[label % 10], label=text, linewidths=0)
+        axes.set_title(name, fontsize="medium")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", markerscale=2.5, fontsize="small")
+    figure.suptitle(title)
     return figure

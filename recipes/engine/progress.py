@@ -98,7 +98,7 @@ class Progress:
         self.begin = self.last_save = time.perf_counter()
         self.first_step = self.step
         self.on_screen = sys.stdout.isatty()
-        self.last_line = 0.0
+        self.last_line = self.last_epoch_line = 0.0
         self._start_clock()
 
     @property
@@ -186,12 +186,15 @@ class Progress:
         values["images_per_second"] = speed
         self.run.metrics(values, self.update)
         self.epoch_sums, self.epoch_steps = {}, 0
-        line = "  ".join(f"{name} {value:.4g}" for name, value in {**shown, **values}.items())
-        print(
-            f"{chr(13) if self.on_screen else ''}epoch {self._epoch + 1}/{self.epochs}  "
-            f"step {self.update}  {line}",
-            flush=True,
-        )
+        # Epochs of a few milliseconds (a graph is one batch) share a line: one a second, and the last.
+        if self.step == self.total or time.perf_counter() - self.last_epoch_line >= 1:
+            self.last_epoch_line = time.perf_counter()
+            line = "  ".join(f"{name} {value:.4g}" for name, value in {**shown, **values}.items())
+            print(
+                f"{chr(13) if self.on_screen else ''}epoch {self._epoch + 1}/{self.epochs}  "
+                f"step {self.update}  {line}",
+                flush=True,
+            )
         self._start_clock()
         if values.get(MONITOR, math.inf) < self.best:
             self.best, self.epochs_since_best = values[MONITOR], 0
@@ -223,6 +226,7 @@ class Progress:
             checkpoints.prune(self.folder, "best", keep=1)
 
     def _write(self, label: str) -> None:
+        self.run.flush()  # what a checkpoint has passed is never recorded again
         facts = {
             "backend": keras.backend.backend(),
             "step": self.step,

@@ -67,9 +67,11 @@ def fit(
 
     def evaluate() -> dict[str, float]:
         with averaged(model, model.optimizer):
-            return model.evaluate(
+            values = model.evaluate(
                 validation.x, validation.y, batch_size=validation_batch_size, verbose=0, return_dict=True
             )
+        model.reset_metrics()  # else the next point of the training curves would hold these examples, too
+        return values
 
     measured = {id(variable) for variable in model.metrics_variables}
     progress = Progress(

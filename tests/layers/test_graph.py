@@ -6,10 +6,13 @@ import pytest
 from keras import ops
 
 from layers.graph import (
+    DenseGraphConvolution,
     GraphAttention,
     GraphConvolution,
+    dense_adjacency,
     normalized_adjacency,
     segment_softmax,
+    sparse_rows,
     undirected,
     with_self_loops,
 )
@@ -172,3 +175,59 @@ def test_a_graph_model_learns(rng):
     kernel = np.arange(NODES, dtype="float32")[:, None]
     model.set_weights([kernel, np.zeros(1, "float32")])
     close(model([x, edges, weights]), target)
+
+
+def test_dense_convolution_is_the_sparse_one(rng):
+    x = features(rng)
+    edges, weights = normalized_adjacency(EDGES, NODES)
+    adjacency = dense_adjacency(edges, weights, NODES)
+    np.testing.assert_allclose(adjacency, dense(edges, weights), rtol=1e-6)
+    sparse, full = GraphConvolution(4, activation="tanh"), DenseGraphConvolution(4, activation="tanh")
+    expected = sparse([x, edges, weights])
+    full.build([x.shape, adjacency.shape])
+    full.set_weights(sparse.get_weights())
+    close(full([x, adjacency]), expected)
+
+
+def test_dense_convolution_as_every_layer(rng, tmp_path):
+    adjacency = dense_adjacency(*normalized_adjacency(EDGES, NODES), NODES)
+
+    def make(**arguments):
+        return DenseGraphConvolution(4, **arguments)
+
+    check_layer(make, [features(rng), adjacency], tmp_path)
+    with pytest.raises(ValueError, match="square adjacency"):
+        make()([features(rng), adjacency[:3]])
+
+
+@pytest.mark.once
+def test_a_matrix_of_many_nodes_is_refused():
+    edges = np.array([[0, 1]])
+    with pytest.raises(ValueError, match=r"20000 nodes takes 1.6 GB, .* beyond 10000 nodes keep edges"):
+        dense_adjacency(edges, np.ones(1, "float32"), 20_000)
+
+
+@pytest.mark.once
+def test_sparse_rows_hold_the_matrix(rng):
+    matrix = rng.normal(size=(6, 9)) * (rng.random((6, 9)) < 0.3)
+    matrix[2] = 0
+    indices, values = sparse_rows(matrix)
+    back = np.zeros_like(matrix)
+    np.add.at(back, (np.arange(6)[:, None], indices), values)
+    np.testing.assert_allclose(back, matrix, rtol=1e-6)
+    assert indices.shape == values.shape == (6, np.count_nonzero(matrix, axis=1).max())
+
+
+@pytest.mark.parametrize("make", [GraphConvolution, GraphAttention])
+def test_sparse_features_are_dense_ones(rng, make, tmp_path):
+    x = features(rng) * (rng.random((NODES, 3)) < 0.5)
+    edges = with_self_loops(EDGES, NODES)
+    dense_layer, layer = make(4), make(4, input_dim=3)
+    expected = dense_layer([x, edges])
+    inputs = [*sparse_rows(x), edges]
+    layer.build([part.shape for part in inputs])
+    layer.set_weights(dense_layer.get_weights())
+    close(layer(inputs), expected)
+    check_layer(lambda **arguments: make(4, input_dim=3, **arguments), inputs, tmp_path)
+    with pytest.raises(ValueError, match=r"list \[indices, values, edges\]"):
+        make(4, input_dim=3)([x, edges])

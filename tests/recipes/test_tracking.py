@@ -91,6 +91,26 @@ def test_metrics_wait_for_a_store_that_is_away(store, monkeypatch, capsys):
     assert len(mlflow.MlflowClient(store).get_metric_history(run.id, "loss")) == 2
 
 
+def test_calls_to_a_slow_store_are_few(store, monkeypatch):
+    """Steps that take no time share calls; none is lost, and `flush` does not wait."""
+    run, calls = begin(store), []
+    answering = run._client.log_batch
+
+    def slow(*args, **kwargs):
+        calls.append(1)
+        time.sleep(0.05)
+        return answering(*args, **kwargs)
+
+    monkeypatch.setattr(run._client, "log_batch", slow)
+    for step in range(100):
+        run.metrics({"loss": 1 / (step + 1)}, step)
+    assert len(calls) <= 3
+    run.flush()
+    stored = mlflow.MlflowClient(store).get_metric_history(run.id, "loss")
+    assert [(point.step, point.value) for point in stored] == run.history["loss"]
+    run.end("FINISHED")
+
+
 def test_metrics_of_a_store_that_stays_away_are_kept_in_a_file(store, monkeypatch):
     run = begin(store)
 

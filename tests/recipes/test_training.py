@@ -118,6 +118,25 @@ def test_clipping_bounds_the_step(rng):
     assert moved == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
+def test_training_curves_hold_no_validation_examples(rng):
+    """Weights that stay where they are: every epoch's points are the same, whatever validation gives."""
+    split, run = split_of(rng, n=32), Recorded()
+    wrong = Split(50 * split.x, (split.y + 1) % 3)
+    config = killable.Config(
+        backend=keras.backend.backend(), batch_size=32, epochs=3, accumulate=1, checkpoint_every="0"
+    )
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(3)])
+    model.compile(
+        layers.optimizers.SGD(1e-12),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    training.fit(model, Batches(split, 32, 0), wrong, config, run, layers.schedules.Constant(1e-12))
+    points = {name: [value for _, value in run.history[name]] for name in ("train/loss", "val/loss")}
+    np.testing.assert_allclose(points["train/loss"], points["train/loss"][0], rtol=1e-5)
+    assert len(points["train/loss"]) == 3 and points["val/loss"][0] > 2 * points["train/loss"][0]
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_learns(rng, precision):
     keras.config.set_dtype_policy(precision)

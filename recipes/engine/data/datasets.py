@@ -1,6 +1,7 @@
 """A dataset is three splits of NumPy arrays; `load` gives one by name."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,10 +45,14 @@ class Dataset:
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when any value of any split does."""
         digest = hashlib.blake2b(digest_size=8)
-        for split in (self.train, self.validation, self.test):
-            for array in (split.x, split.y):
-                digest.update(np.ascontiguousarray(array))
+        for array in self.arrays():
+            digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """All data."""
+        for split in (self.train, self.validation, self.test):
+            yield from (split.x, split.y)
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
