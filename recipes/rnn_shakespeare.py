@@ -318,7 +318,8 @@ def norms_figure(norms: dict[str, dict[str, np.ndarray]]) -> Figure:
     for axis, (title, curves) in zip(panels, norms.items(), strict=True):
         for number, name in enumerate(CELLS):
             if name in curves:
-                axis.semilogy(np.maximum(curves[name], 1e-12), color=f"C{number}", label=name)
+                axis.semilogy(curves[name], color=f"C{number}", label=name)
+        axis.set_ylim(1e-12, 2)
         axis.axhline(REACH, color="0.6", linewidth=0.8, linestyle=":")
         axis.set(xlabel="steps back in time k", title=title)
         axis.grid(alpha=0.3)
@@ -340,7 +341,7 @@ def places(words: str) -> dict[str, np.ndarray]:
     return {name: np.array(count) for name, count in counts.items()}
 
 
-def units_figure(reader: keras.Model, text: texts.Text, lines: int = 9, width: int = 72) -> Figure:
+def units_figure(reader: keras.Model, text: texts.Text, lines: int = 9, width: int = 64) -> Figure:
     """The units of the last layer that follow the place in line, word and paragraph best, over some text."""
     from matplotlib.figure import Figure
 
@@ -368,7 +369,7 @@ def units_figure(reader: keras.Model, text: texts.Text, lines: int = 9, width: i
             table[row, column] = activity[place, unit]
             glyph = words[place] if words[place] != "\n" else "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
             axis.text(column, row, glyph, ha="center", va="center", fontsize=7, family="monospace")
-        image = axis.imshow(table, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.75)
+        image = axis.imshow(table, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", alpha=0.6)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.set_title(
