@@ -1,8 +1,8 @@
 """A decoder-only Transformer that writes Shakespeare, and what a cache of keys and values saves it.
 
-Every character attends to those before it, so that one pass over a stretch of text predicts a character at each
-of its places. To write, only the newest character is new: the keys and values of the earlier ones are kept in a
-cache, and reading one character costs one row in place of a whole window.
+Every character attends to those before it, so that one pass over a stretch of text predicts a character at
+each of its places. To write, only the newest character is new: the keys and values of the earlier ones are
+kept in a cache, and reading one character costs one row in place of a whole window.
 
     python -m recipes.gpt_shakespeare --backend torch                        # nanoGPT's setting for a CPU
     python -m recipes.gpt_shakespeare --positional rotary
@@ -10,14 +10,15 @@ cache, and reading one character costs one row in place of a whole window.
 
 Expected: see results/gpt_shakespeare.md.
 
-Loss: nats a character; the validation and test texts are cut into windows of `--context` characters side by side,
-so that a character has half a window before it on average. `baseline/characters` and `baseline/pairs` are what
-the frequencies of characters, and of a character after another, would give on the test text.
-`characters_per_second/cached` and `/uncached` are the speeds of writing one text. Where a window is full, writing
-goes on with its second half, read anew.
+Loss: nats a character; the validation and test texts are cut into windows of `--context` characters side by
+side, so that a character has half a window before it on average. `baseline/characters` and `baseline/pairs`
+are what the frequencies of characters, and of a character after another, would give on the test text.
+`characters_per_second/cached` and `/uncached` are the speeds of writing one text. Where a window is full,
+writing goes on with its second half, read anew.
 
-Figures: learning curves; attention (the maps of every head over a line of validation text); loss_by_place (what
-more context is worth). Text: samples.txt, written in several ways. The trained model is stored with the run.
+Figures: learning curves; attention (the maps of every head over a line of validation text); loss_by_place
+(what more context is worth). Text: samples.txt, written in several ways. The trained model is stored with
+the run.
 
 References:
     Radford et al., 2019, Language models are unsupervised multitask learners (GPT-2).
@@ -25,14 +26,15 @@ References:
     context 64, batches of 12, 2,000 steps, no dropout; it states a validation loss of 1.88).
     Press and Wolf, 2017, Using the output embedding to improve language models, arXiv:1608.05859.
     Positions: Vaswani et al., 2017, arXiv:1706.03762 (sinusoidal); Gehring et al., 2017, arXiv:1705.03122
-    (learned); Raffel et al., 2020, arXiv:1910.10683 (relative bias); Su et al., 2021, arXiv:2104.09864 (rotary);
-    Press et al., 2021, arXiv:2108.12409 (ALiBi).
+    (learned); Raffel et al., 2020, arXiv:1910.10683 (relative bias); Su et al., 2021, arXiv:2104.09864
+    (rotary); Press et al., 2021, arXiv:2108.12409 (ALiBi).
 
 Differences from nanoGPT:
     1. Its validation text is the last tenth of the whole, and its loss an estimate from 240 windows; here the
        validation text is TFDS', the first half of that, read whole.
     2. Normalizations have an offset too; the linear maps have no bias in either.
-    3. Positions other than learned ones can be chosen. T5 shares its bias among the layers; here each has one.
+    3. Positions other than learned ones can be chosen. T5 shares its bias among the layers; here each has
+       one.
 """
 
 from __future__ import annotations
@@ -98,9 +100,11 @@ class Config(writing.WritingConfig):
                 raise usage_error(f"--{name} must be at least {least}, not {getattr(self, name)}")
         if self.width < 1 or self.width % self.heads:
             raise usage_error(f"--width {self.width} is not a multiple of --heads {self.heads}")
-        if (self.width if self.positional == "sinusoidal" else self.width // self.heads) % 2:
-            if self.positional in ("sinusoidal", "rotary"):
-                raise usage_error(f"--positional {self.positional} turns pairs of features: choose an even width")
+        paired = {"sinusoidal": self.width, "rotary": self.width // self.heads}
+        if paired.get(self.positional, 0) % 2:
+            raise usage_error(
+                f"--positional {self.positional} turns pairs of features: choose an even width for them"
+            )
         if not 0 <= self.dropout < 1 or self.weight_decay < 0:
             raise usage_error("--dropout must lie in [0, 1), --weight-decay not be negative")
 
@@ -192,7 +196,7 @@ def decoder(config: Config, characters: int) -> Decoder:
 
 
 def build_model(config: Config, characters: int) -> keras.Model:
-    """The network: numbers of characters in, (batch, T), one logit a character out, (batch, T, characters)."""
+    """The network: numbers of characters (batch, T) in, logits (batch, T, characters) out."""
     parts = decoder(config, characters)
     inputs = keras.Input((None,), dtype="int32", name="characters")
     x = layers.Dropout(config.dropout)(parts.embed(inputs))
@@ -201,7 +205,10 @@ def build_model(config: Config, characters: int) -> keras.Model:
     model = keras.Model(inputs, parts.embedding(parts.norm(x), reverse=True), name="gpt")
     # The residual stream is a sum over 2 layers branches: their last maps start smaller (GPT-2).
     for block in parts.blocks:
-        for kernel in (block.self_attention_layer.output_dense.kernel, block.feed_forward.output_dense.kernel):
+        for kernel in (
+            block.self_attention_layer.output_dense.kernel,
+            block.feed_forward.output_dense.kernel,
+        ):
             kernel.assign(kernel / (2 * config.layers) ** 0.5)
     return model
 
@@ -227,7 +234,9 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     batches = texts.Windows(
         text.train, config.context, config.batch_size, config.seed, config.steps, config.accumulate
     )
-    validation, test = (texts.windows(part, config.context, config.context) for part in (text.validation, text.test))
+    validation, test = (
+        texts.windows(part, config.context, config.context) for part in (text.validation, text.test)
+    )
     model = build_model(config, characters)
     steps = batches.steps_per_epoch // config.accumulate * config.epochs
     schedule = layers.schedules.CosineDecay(
@@ -253,7 +262,9 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     line = text.validation[: min(48, config.context)]
     run.figure("attention", attention_figure(attention_maps(model, line), text.decode(line)))
     ways = config.ways()
-    written = writing.write(cached(model, config.context, len(ways)), prompt, config.written, ways, config.seed)
+    written = writing.write(
+        cached(model, config.context, len(ways)), prompt, config.written, ways, config.seed
+    )
     run.text("samples.txt", writing.gallery(ways, config.prompt, [text.decode(row) for row in written]))
     run.model(keras.Model(model.inputs, model.outputs, name=model.name), test.x[:2])
 
@@ -347,12 +358,14 @@ def speed(read: Callable[[np.ndarray], np.ndarray], config: Config) -> float:
 
 
 def attention_maps(model: keras.Model, numbers: np.ndarray) -> np.ndarray:
-    """What every head of every block looks at, over some characters (T,): (blocks, heads, T, T), rows sum to 1."""
+    """What every head looks at, over some characters (T,): (blocks, heads, T, T), rows sum to 1."""
     parts = parts_of(model)
     x, maps = parts.embed(ops.convert_to_tensor(numbers[None])), []
     for block in parts.blocks:
         seen = block.self_attention_norm(x)
-        _, weights = block.self_attention_layer(seen, seen, use_causal_mask=True, return_attention_scores=True)
+        _, weights = block.self_attention_layer(
+            seen, seen, use_causal_mask=True, return_attention_scores=True
+        )
         maps.append(ops.convert_to_numpy(ops.cast(weights, "float32"))[0])
         x = block(x)
     return np.stack(maps)
@@ -363,7 +376,9 @@ def attention_figure(maps: np.ndarray, words: str) -> Figure:
     from matplotlib.figure import Figure
 
     blocks, heads, length, _ = maps.shape
-    glyphs = [{"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", " ": "\N{MIDDLE DOT}"}.get(c, c) for c in words]
+    glyphs = [
+        {"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", " ": "\N{MIDDLE DOT}"}.get(c, c) for c in words
+    ]
     figure = Figure(figsize=(3.6 * heads + 0.6, 3.6 * blocks + 0.5), layout="constrained")
     for place, axis in enumerate(figure.subplots(blocks, heads, squeeze=False).ravel()):
         block, head = divmod(place, heads)
@@ -386,7 +401,9 @@ def places_figure(losses: dict[str, np.ndarray]) -> Figure:
     axis = figure.add_subplot()
     for name, loss in losses.items():
         axis.plot(np.arange(1, len(loss) + 1), loss, ".-", label=f"{name}, mean {loss.mean():.3f}")
-    axis.set(xlabel="characters that are known", ylabel="nats a character", title="What more context is worth")
+    axis.set(
+        xlabel="characters that are known", ylabel="nats a character", title="What more context is worth"
+    )
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

@@ -11,15 +11,15 @@ state is part of a checkpoint, so that a killed run goes on as if it had not bee
 
 Expected: see results/rnn_shakespeare.md.
 
-Loss: nats a character; bits a character are that over log 2. Validation and test text are read once, in 16 rows
-that each start from an empty memory. `baseline/characters` and `baseline/pairs` are what the frequencies of
-characters, and of a character after another, would give on the test text. `reach` is the number of steps back in
-time after which less than a ten-thousandth of the gradient is left.
+Loss: nats a character; bits a character are that over log 2. Validation and test text are read once, in 16
+rows that each start from an empty memory. `baseline/characters` and `baseline/pairs` are what the
+frequencies of characters, and of a character after another, would give on the test text. `reach` is the
+number of steps back in time after which less than a ten-thousandth of the gradient is left.
 
-Figures: learning curves; gradient_norms (what is left of the gradient of one character's loss k steps back in
-time, for the four cells before training and for this one after); hidden_units (the units that follow the place
-in the line, in the word and in the paragraph best, over a piece of validation text). Text: samples.txt, written
-in several ways. The trained model is stored with the run, stateless.
+Figures: learning curves; gradient_norms (what is left of the gradient of one character's loss k steps back
+in time, for the four cells before training and for this one after); hidden_units (the units that follow the
+place in the line, in the word and in the paragraph best, over a piece of validation text). Text:
+samples.txt, written in several ways. The trained model is stored with the run, stateless.
 
 References:
     Karpathy, 2015, The unreasonable effectiveness of recurrent neural networks (the text and the task).
@@ -105,12 +105,12 @@ class Config(writing.WritingConfig):
         if self.bidirectional:
             raise usage_error(
                 "--bidirectional is refused: a layer that also reads from the end sees the very character "
-                "that the model is to predict, so the loss would fall to nothing, and nothing could be written"
+                "that the model is to predict: the loss would fall to nothing, and nothing could be written"
             )
         if self.accumulate > 1:
             raise usage_error(
-                "--accumulate is refused: the state is carried from batch to batch, row by row, and a part of "
-                "a batch would go on from the state of another part's text"
+                "--accumulate is refused: the state is carried from batch to batch, row by row, and a part "
+                "of a batch would go on from the state of another part's text"
             )
         if min(self.layers, self.units, self.length) < 1 or self.parameters < 0 or not 0 <= self.dropout < 1:
             raise usage_error("--layers, --units and --length must be positive, --dropout lie in [0, 1)")
@@ -151,8 +151,8 @@ def build_model(
 ) -> keras.Model:
     """The network: numbers of characters in, (batch, length), one logit a character out.
 
-    The recurrent layers are named `cell1`, `cell2`, ... Networks built with different `batch_size`, `length` and
-    `stateful` have the same weights.
+    The recurrent layers are named `cell1`, `cell2`, ... Networks built with different `batch_size`,
+    `length` and `stateful` have the same weights.
     """
     inputs = keras.Input(batch_shape=(batch_size, length), dtype="int32", name="characters")
     x = layers.Embedding(characters, EMBEDDING, name="embedding")(inputs)  # (batch, length, EMBEDDING)
@@ -215,9 +215,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     run.figure("gradient_norms", norms_figure(norms))
     run.figure("hidden_units", units_figure(reader, text))
     ways = config.ways()
-    written = writing.write(
-        remembering(config, reader, len(ways)), prompt, config.written, ways, config.seed
-    )
+    written = writing.write(remembering(config, reader, len(ways)), prompt, config.written, ways, config.seed)
     run.text("samples.txt", writing.gallery(ways, config.prompt, [text.decode(row) for row in written]))
     run.model(reader, text.test[None, :32])
 
@@ -269,7 +267,9 @@ class Nudged:
 
     def call(self, inputs: Any, states: list) -> tuple[Any, list]:
         """One step: the last cell's output, and all states."""
-        x, *nudges = ops.split(inputs, np.cumsum([inputs.shape[-1] - sum(self.sizes), *self.sizes])[:-1], axis=-1)
+        x, *nudges = ops.split(
+            inputs, np.cumsum([inputs.shape[-1] - sum(self.sizes), *self.sizes])[:-1], axis=-1
+        )
         states, nudges, new = list(states), list(nudges), []
         for cell in self.cells:
             count = np.size(cell.state_size)

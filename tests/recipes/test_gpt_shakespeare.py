@@ -53,7 +53,9 @@ def test_it_learns_and_leaves_everything_in_mlflow(learned):
     (run,) = client.search_runs([client.get_experiment_by_name("gpt_shakespeare").experiment_id])
     assert run.info.status == "FINISHED"
     rates = [point.value for point in client.get_metric_history(run.info.run_id, "lr")]
-    assert rates[0] < max(rates) / 2 and rates[-1] == pytest.approx(5e-4, rel=0.01)  # warm-up, cosine to a tenth
+    assert rates[0] < max(rates) / 2 and rates[-1] == pytest.approx(
+        5e-4, rel=0.01
+    )  # warm-up, cosine to a tenth
     figures = {Path(f.path).stem for f in client.list_artifacts(run.info.run_id, "figures")}
     assert figures == {"learning_curves", "attention", "loss_by_place"}
     (samples,) = folder.rglob("samples.txt")
@@ -93,7 +95,7 @@ def test_a_killed_run_goes_on(learned, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("positional", POSITIONAL)
 def test_a_cache_changes_nothing(positional, rng):
-    """Character by character with a cache: the logits of the whole; and the same text, past full windows too."""
+    """Character by character with a cache: the logits of the whole; the same text, past full windows too."""
     model = network(rng, positional=positional)
     numbers = rng.integers(0, CHARACTERS, (2, CONTEXT)).astype("int32")
     whole = ops.convert_to_numpy(model(numbers))
@@ -102,7 +104,9 @@ def test_a_cache_changes_nothing(positional, rng):
         logits = np.stack([read(numbers[:, [place]]) for place in range(CONTEXT)], axis=1)
         np.testing.assert_allclose(logits, whole, atol=2e-5)
     texts_ = [
-        writing.write(make(model, CONTEXT, 2), numbers[0, :2], 3 * CONTEXT, [writing.Way(0), writing.Way()], 0)
+        writing.write(
+            make(model, CONTEXT, 2), numbers[0, :2], 3 * CONTEXT, [writing.Way(0), writing.Way()], 0
+        )
         for make in (recipe.cached, recipe.uncached)
     ]
     np.testing.assert_array_equal(*texts_)

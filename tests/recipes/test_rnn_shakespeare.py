@@ -46,7 +46,15 @@ def learned(tmp_path_factory):
         os.chdir(before)
 
 
-LEARNS = {"batch_size": 16, "length": 16, "epochs": 3, "cell": "gru", "units": 40, "checkpoint_every": "60", "written": 10}
+LEARNS = {
+    "batch_size": 16,
+    "length": 16,
+    "epochs": 3,
+    "cell": "gru",
+    "units": 40,
+    "checkpoint_every": "60",
+    "written": 10,
+}
 
 
 def test_it_learns_and_leaves_everything_in_mlflow(learned):
@@ -168,7 +176,10 @@ def test_places_in_line_word_and_paragraph():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"bidirectional": True}, "--bidirectional is refused: a layer that also reads from the end sees the very"),
+        (
+            {"bidirectional": True},
+            "--bidirectional is refused: a layer that also reads from the end sees the very",
+        ),
         ({"accumulate": 2}, "--accumulate is refused: the state is carried"),
         ({"layers": 0}, "--layers, --units and --length must be positive"),
         ({"dropout": 1.0}, r"--dropout lie in \[0, 1\)"),

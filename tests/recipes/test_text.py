@@ -31,7 +31,7 @@ def test_the_documentation_is_cut_in_order(docs):
         int(0.95 * len(whole)),
     ]
     words = docs.decode(whole)
-    assert "The \"assert\" statement" in words[:2000] and "   " not in words
+    assert 'The "assert" statement' in words[:2000] and "   " not in words
     np.testing.assert_array_equal(docs.encode(words[:99]), whole[:99])
 
 

@@ -79,7 +79,8 @@ def test_ways_of_a_configuration():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"written": 0}, {"prompt": ""}]
+    "fields",
+    [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"written": 0}, {"prompt": ""}],
 )
 def test_bad_input(fields):
     (name,) = fields

@@ -1,7 +1,7 @@
 """Texts as numbers, one a character, and batches of them.
 
-`Windows` draws stretches at random, for models that forget; `Streams` reads on where the batch before stopped,
-for models that carry their state along.
+`Windows` draws stretches at random, for models that forget; `Streams` reads on where the batch before
+stopped, for models that carry their state along.
 """
 
 import hashlib
@@ -112,13 +112,15 @@ def windows(numbers: np.ndarray, length: int, stride: int = 1) -> Split:
         RecipeError: the text is shorter than one stretch.
     """
     if len(numbers) <= length:
-        raise usage_error(f"a part of the text has {len(numbers)} characters, too few to read {length} at once")
+        raise usage_error(
+            f"a part of the text has {len(numbers)} characters, too few to read {length} at once"
+        )
     view = np.lib.stride_tricks.sliding_window_view(numbers, length)
     return Split(view[:-1:stride], view[1::stride])
 
 
 def rows(numbers: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """A text cut into `count` rows of one length: what is read and what is to be predicted, (count, length)."""
+    """A text cut into rows of one length: what is read, what is to be predicted, (count, length) each."""
     width = (len(numbers) - 1) // count
     return tuple(numbers[first : first + count * width].reshape(count, width) for first in (0, 1))
 
@@ -143,7 +145,9 @@ class _Stretches(Batches):
 
     unit = "characters"
 
-    def __init__(self, numbers: np.ndarray, length: int, batch_size: int, seed: int, accumulate: int = 1) -> None:
+    def __init__(
+        self, numbers: np.ndarray, length: int, batch_size: int, seed: int, accumulate: int = 1
+    ) -> None:
         super().__init__(windows(numbers, length), batch_size, seed, accumulate=accumulate)
         self.length = length
 
