@@ -17,6 +17,7 @@ from .convolution import WaveNetBlock as WaveNetBlock
 from .dense import Dense as Dense
 from .embedding import Embedding as Embedding
 from .embedding import PatchEmbedding as PatchEmbedding
+from .embedding import ReversibleEmbedding as ReversibleEmbedding
 from .graph import DenseGraphConvolution as DenseGraphConvolution
 from .graph import GraphAttention as GraphAttention
 from .graph import GraphConvolution as GraphConvolution

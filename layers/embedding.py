@@ -191,6 +191,109 @@ class Embedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="layers")
+class ReversibleEmbedding(Embedding):
+    """An embedding that also leads back, from vectors to a score for each token; drop-in for Keras'.
+
+        y = E[x];    reversed: logits = x E^T with tied weights, x R without
+
+    Tied, a language model learns one table for what it reads and what it writes.
+
+    Args:
+        input_dim, output_dim: as in `Embedding`.
+        tie_weights: whether R is the transpose of E, or a matrix of its own, `(output_dim, input_dim)`.
+        reverse_dtype: what the way back is computed in; None takes the layer's.
+        logit_soft_cap: if given, logits are `cap * tanh(logits / cap)`.
+        **kwargs: the further arguments of `Embedding`.
+
+    Call arguments:
+        inputs: integers `(batch, ...)`; reversed, vectors `(batch, ..., output_dim)`.
+        reverse: whether to lead back.
+
+    Returns:
+        Tensor `(batch, ..., output_dim)`; reversed, `(batch, ..., input_dim)`.
+
+    Reference:
+        Press and Wolf, Using the Output Embedding to Improve Language Models, 2017,
+        https://arxiv.org/abs/1608.05859
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        tie_weights: bool = True,
+        reverse_dtype: str | None = None,
+        logit_soft_cap: float | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(input_dim, output_dim, **kwargs)
+        self.tie_weights = tie_weights
+        self.reverse_dtype = reverse_dtype
+        self.logit_soft_cap = logit_soft_cap
+
+    def build(self, input_shape: tuple | None = None) -> None:
+        """Make the table, and R where it is not tied to it."""
+        if self.built:
+            return
+        super().build(input_shape)
+        if not self.tie_weights:
+            self._tracker.unlock()  # an adaptation of low rank has locked the layer's state
+            initializer = self.embeddings_initializer
+            self.reverse_embeddings = self.add_weight(
+                name="reverse_embeddings",
+                shape=(self.output_dim, self.input_dim),
+                # One of its own: a shared initializer would repeat its numbers.
+                initializer=type(initializer).from_config(initializer.get_config()),
+            )
+
+    def call(self, inputs: Any, reverse: bool = False) -> Any:
+        """Look the tokens up, or score them."""
+        if not reverse:
+            return super().call(inputs)
+        dtype = self.reverse_dtype or self.compute_dtype
+        kernel = ops.transpose(self.embeddings) if self.tie_weights else self.reverse_embeddings
+        logits = ops.matmul(ops.cast(inputs, dtype), ops.cast(kernel, dtype))  # (batch, ..., input_dim)
+        if self.logit_soft_cap is not None:
+            logits = self.logit_soft_cap * ops.tanh(logits / self.logit_soft_cap)
+        return logits
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """False where the token is 0, if `mask_zero`; vectors hand theirs on."""
+        tokens = keras.backend.is_int_dtype(inputs.dtype)
+        return super().compute_mask(inputs, mask) if tokens else mask
+
+    def compute_output_shape(self, input_shape: tuple, reverse: bool = False) -> tuple:
+        """`(batch, ..., output_dim)`, reversed `(batch, ..., input_dim)`."""
+        return (*input_shape[:-1], self.input_dim) if reverse else super().compute_output_shape(input_shape)
+
+    def compute_output_spec(self, inputs: Any, reverse: bool = False) -> keras.KerasTensor:
+        """Symbolic outputs: their shape depends on the direction."""
+        dtype = (self.reverse_dtype if reverse else None) or self.compute_dtype
+        return keras.KerasTensor(self.compute_output_shape(tuple(inputs.shape), reverse), dtype=dtype)
+
+    def save_own_variables(self, store: dict) -> None:
+        """Write the table, and R where it is not tied to it."""
+        super().save_own_variables(store)
+        if self.built and not self.tie_weights:
+            store["1"] = self.reverse_embeddings
+
+    def load_own_variables(self, store: dict) -> None:
+        """Read the table and R."""
+        super().load_own_variables(store)
+        if self.lora_enabled and not self.tie_weights:
+            self.reverse_embeddings.assign(store["1"])
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "tie_weights": self.tie_weights,
+            "reverse_dtype": self.reverse_dtype,
+            "logit_soft_cap": self.logit_soft_cap,
+        }
+
+
+@keras.saving.register_keras_serializable(package="layers")
 class PatchEmbedding(keras.layers.Layer):
     """Cuts an image into square patches and maps each to a vector: `y_n = flatten(patch_n) W + b`.
 

@@ -28,7 +28,6 @@ Differences from Karpathy:
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,9 +39,9 @@ from layers.autograd import Tensor, by_hand
 from layers.autograd.nn.initializers import glorot_uniform, orthogonal
 from layers.autograd.optim import Adam, clip_by_global_norm
 from layers.autograd.schedules import cosine_decay
-from recipes.engine import launch
+from recipes.engine import launch, writing
 from recipes.engine.config import RunConfig
-from recipes.engine.data import tfds
+from recipes.engine.data import text as texts
 from recipes.engine.errors import usage_error
 from recipes.engine.tracking import Run
 
@@ -108,36 +107,6 @@ CELLS = {
     "lstm": Cell(by_hand.lstm_step_forward, by_hand.lstm_step_backward, 4, 2),
     "gru": Cell(by_hand.gru_step_forward, by_hand.gru_step_backward, 3, 1),
 }
-
-
-class Text(NamedTuple):
-    """A text as numbers, in three parts, and the characters the numbers stand for."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-    alphabet: str
-
-
-def load_text(config: Config) -> Text:
-    """The text in three parts of 90, 5 and 5 percent, in this order."""
-    if config.dataset == "python_docs":
-        from pydoc_data.topics import topics
-
-        whole = "\n\n".join(topics[name] for name in sorted(topics))
-        # Rulers and deep indentation would make a large part of the task trivial.
-        whole = re.sub(r"[ \t]+", " ", re.sub(r"[-*=^~]{4,}", "", whole))
-    else:
-        builder = tfds.prepared("tiny_shakespeare", config.data_dir)
-        parts = [
-            e["text"] for split in ("train", "validation", "test") for e in tfds.examples(builder, split)
-        ]
-        whole = "".join(part.decode() if isinstance(part, bytes) else str(part) for part in parts)
-    whole = whole[: config.characters]
-    alphabet = "".join(sorted(set(whole)))
-    numbers = np.searchsorted(np.array(list(alphabet)), np.array(list(whole)))
-    cuts = [int(0.9 * len(numbers)), int(0.95 * len(numbers))]
-    return Text(*np.split(numbers, cuts), alphabet)
 
 
 def build_model(config: Config, cell: Cell, characters: int) -> list[np.ndarray]:
@@ -272,27 +241,14 @@ def sample(cell: Cell, weights: list[np.ndarray], config: Config, alphabet: str,
     states, now, written = zero_state(cell, 1, config.hidden), np.array([[alphabet.index("\n")]]), []
     for _ in range(count):
         h, states, _ = run_forward(cell, weights, now, states)
-        z = (h[0, -1] @ weights[3] + weights[4]).astype(np.float64) / 0.8
-        p = np.exp(z - z.max())
-        now = np.array([[rng.choice(len(p), p=p / p.sum())]])
+        p = writing.Way(temperature=0.8).probabilities(h[:, -1] @ weights[3] + weights[4])
+        now = writing.draw(rng, p)[:, None]
         written.append(alphabet[now[0, 0]])
     return "".join(written)
 
 
-def entropies(numbers: np.ndarray, against: np.ndarray, characters: int) -> tuple[float, float]:
-    """Loss on `against` of the frequencies of characters, and of pairs, that `numbers` has (plus one)."""
-    single = np.bincount(numbers, minlength=characters) + 1.0
-    pairs = np.ones((characters, characters))
-    np.add.at(pairs, (numbers[:-1], numbers[1:]), 1)
-    pairs /= pairs.sum(1, keepdims=True)
-    return (
-        float(-np.log(single / single.sum())[against].mean()),
-        float(-np.log(pairs[against[:-1], against[1:]]).mean()),
-    )
-
-
 def train_cell(
-    name: str, config: Config, text: Text, run: Run
+    name: str, config: Config, text: texts.Text, run: Run
 ) -> tuple[list[np.ndarray], dict[str, list[float]]]:
     """Train one cell; returns its weights and its history."""
     cell = CELLS[name]
@@ -333,9 +289,9 @@ def train_cell(
 
 def train(config: Config, run: Run) -> dict[str, float]:
     """Train the cells and measure how far back their gradients reach; returns the final metrics."""
-    text = load_text(config)
+    text = texts.load(config.dataset, config.data_dir, config.characters)
     names = list(CELLS) if config.cells == "all" else [config.cells]
-    single, pair = entropies(text.train, text.validation, len(text.alphabet))
+    single, pair = texts.entropies(text.train, text.validation, len(text.alphabet))
     steps = min(100, len(text.validation) // 16 - 1)
     final = {"baseline/characters": single, "baseline/pairs": pair}
     histories, norms, samples = {}, {}, []

@@ -38,7 +38,7 @@ class Progress:
     Args:
         config: epochs, checkpoints, early stopping.
         run: where metrics go: `train/*` (means over the steps since the last point), `val/*`, `lr` and
-            `images_per_second`; the x-axis is the optimizer step.
+            `images_per_second` (or what the batches count); the x-axis is the optimizer step.
         batches: training data.
         state: all variables that training changes, by group.
         evaluate: validation metrics, called after every epoch.
@@ -183,7 +183,7 @@ class Progress:
         shown = {f"train/{name}": total / self.epoch_steps for name, total in self.epoch_sums.items()}
         speed = self._speed()
         values = {f"val/{name}": float(value) for name, value in self.evaluate().items()}
-        values["images_per_second"] = speed
+        values[f"{self.data.unit}_per_second"] = speed
         self.run.metrics(values, self.update)
         self.epoch_sums, self.epoch_steps = {}, 0
         # Epochs of a few milliseconds (a graph is one batch) share a line: one a second, and the last.
@@ -305,7 +305,7 @@ class Progress:
 
     def _speed(self) -> float:
         steps = self.step - self.clock_step
-        return steps * self.data.batch_size / (time.perf_counter() - self.clock)
+        return steps * self.data.units / (time.perf_counter() - self.clock)
 
     def _show(self, loss: float) -> None:
         now = time.perf_counter()
@@ -316,7 +316,7 @@ class Progress:
         print(
             f"\repoch {self._epoch + 1}/{self.epochs}  "
             f"step {self.update}/{self.total // self.data.accumulate}  "
-            f"loss {loss:.4f}  {self._speed():.0f} images/s  {left:.0f} s left ",
+            f"loss {loss:.4f}  {self._speed():.0f} {self.data.unit}/s  {left:.0f} s left ",
             end="",
             flush=True,
         )

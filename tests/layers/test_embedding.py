@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from layers.embedding import Embedding, PatchEmbedding
+from layers.embedding import Embedding, PatchEmbedding, ReversibleEmbedding
 from tests.layers.checking import assert_parity, check_layer, numpy_of
 
 
@@ -101,6 +101,58 @@ def test_embedding_errors():
     constrained.build()
     with pytest.raises(ValueError, match="incompatible with embedding constraints"):
         constrained.enable_lora(2)
+
+
+# There and back
+
+
+def there_and_back(layer):
+    """A model that looks tokens up, and scores what it found."""
+    inputs = keras.Input((3,), dtype="int32")
+    return keras.Model(inputs, layer(ops.tanh(layer(inputs)), reverse=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"tie_weights": False}, {"logit_soft_cap": 0.5}], ids=str)
+def test_reversible_embedding_equals_keras(options, tmp_path):
+    tokens = np.array([[0, 1, 2], [3, 4, 1]], "int32")
+    ours, theirs = (
+        there_and_back(kind(5, 4, **options))
+        for kind in (ReversibleEmbedding, keras.layers.ReversibleEmbedding)
+    )
+    assert_parity(ours, theirs, tokens)
+    assert len(ours.weights) == 1 + (not options.get("tie_weights", True))
+    assert_parity(
+        ReversibleEmbedding(5, 4, **options), keras.layers.ReversibleEmbedding(5, 4, **options), tokens
+    )
+    ours.save(tmp_path / "model.keras")
+    close(keras.models.load_model(tmp_path / "model.keras")(tokens), ours(tokens))
+
+
+def test_reversible_embedding_by_hand():
+    layer = ReversibleEmbedding(3, 2, reverse_dtype="float32", dtype="mixed_float16")
+    layer.build()
+    table = np.array([[1, 0], [0, 2], [3, 4]], "float32")
+    layer.set_weights([table])
+    close(layer(np.array([[2]])), [[[3, 4]]])
+    logits = layer(ops.convert_to_tensor([[1.0, 10.0]]), reverse=True)
+    close(logits, [[1, 20, 43]])
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    # Its two tables, where they are two, start different.
+    untied = ReversibleEmbedding(6, 6, tie_weights=False)
+    untied.build()
+    first, second = untied.get_weights()
+    assert np.abs(first - second).max() > 1e-3 and np.abs(first - second.T).max() > 1e-3
+
+
+def test_reversible_embedding_with_low_rank_adaptation(tmp_path):
+    tokens = np.array([[0, 1, 2]], "int32")
+    adapted = there_and_back(ReversibleEmbedding(5, 4, tie_weights=False, lora_rank=2))
+    assert len(adapted.trainable_variables) == 3
+    adapted.save_weights(tmp_path / "adapted.weights.h5")
+    for options in ({}, {"lora_rank": 2}):
+        plain = there_and_back(ReversibleEmbedding(5, 4, tie_weights=False, **options))
+        plain.load_weights(tmp_path / "adapted.weights.h5")
+        close(plain(tokens), adapted(tokens))
 
 
 # Patches

@@ -66,14 +66,6 @@ def test_stretches_continue_row_by_row():
         np.testing.assert_array_equal(y, x + 1)
 
 
-def test_entropy_baselines_by_hand():
-    # "abab...": single characters carry log 2, the next one given the last carries next to nothing.
-    numbers = np.tile([0, 1], 500)
-    single, pair = recipe.entropies(numbers, numbers, 2)
-    assert single == pytest.approx(np.log(2))
-    assert pair < 0.01
-
-
 def test_a_run_learns_and_draws(tmp_path):
     config = recipe.Config.small(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     metrics = run_recipe(config, recipe.train)

@@ -35,6 +35,8 @@ class Batches:
         RecipeError: `accumulate` does not divide the batch size.
     """
 
+    unit = "images"  # what a run's speed is counted in
+
     def __init__(
         self, split: Split, batch_size: int, seed: int, augment: str = "none", accumulate: int = 1
     ) -> None:
@@ -60,6 +62,11 @@ class Batches:
         if self.augment == "crop_flip":
             x = cropped_and_flipped(x, tops[place], lefts[place], mirrored[place])
         return x, y
+
+    @property
+    def units(self) -> int:
+        """Units in a batch."""
+        return self.batch_size
 
     def between(self, first: int, last: int) -> "Stretch":
         """Batches `first` to `last - 1`, as `model.fit` takes them."""

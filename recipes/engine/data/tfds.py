@@ -81,12 +81,15 @@ def _description(name: str, data_dir: Path | None) -> dict[str, Any]:
     return known
 
 
-def prepared(name: str, data_dir: Path | None) -> Any:
-    """The TFDS builder of a dataset that lies ready in `data_dir`, downloaded if it must and can be."""
+def prepared(name: str, data_dir: Path | None, instead: tuple[str, ...] = ("shapes", "digits")) -> Any:
+    """The TFDS builder of a dataset that lies ready in `data_dir`, downloaded if it must and can be.
+
+    Where it cannot, the error names the built-in datasets that can be taken `instead`.
+    """
     builder = _builder(name, data_dir)
     if builder.info.splits:
         return builder
-    _download(name, data_dir)
+    _download(name, data_dir, instead)
     return _builder(name, data_dir)
 
 
@@ -159,11 +162,11 @@ def _digest(stamp: str) -> str:
     return hashlib.blake2b(stamp.encode(), digest_size=6).hexdigest()
 
 
-def _download(name: str, data_dir: Path | None) -> None:
+def _download(name: str, data_dir: Path | None, instead: tuple[str, ...]) -> None:
     where = data_dir or Path("~/tensorflow_datasets").expanduser()
     ways_out = (
         f"point --data-dir (or TFDS_DATA_DIR) at a folder that holds {name} prepared by TensorFlow Datasets, "
-        "or take a built-in set: --dataset shapes or --dataset digits"
+        f"or take a built-in set: {' or '.join(f'--dataset {other}' for other in instead)}"
     )
     if not _network():
         raise RecipeError(

@@ -1,0 +1,182 @@
+"""The decoder-only Transformer: causality, the cache, positions, the tracked run."""
+
+import os
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from keras import ops
+
+from recipes import gpt_shakespeare as recipe
+from recipes.engine import launch, models, writing
+from recipes.engine.data import text as texts
+from recipes.engine.errors import RecipeError
+from recipes.engine.progress import Progress
+from tests.recipes import agreement
+
+CHARACTERS, CONTEXT = 11, 8
+POSITIONAL = ("sinusoidal", "learned", "relative", "rotary", "alibi")
+LEARNS = {"steps": 60, "checkpoint_every": "25", "epochs": 2, "written": 10}
+
+
+def network(rng, **fields):
+    config = recipe.Config(**{"context": CONTEXT, "layers": 2, "heads": 2, "width": 8, **fields})
+    model = recipe.build_model(config, CHARACTERS)
+    agreement.set_weights_from_numpy(model, rng)
+    return model
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A run on the beginning of the built-in text: (metrics, folder)."""
+    folder = tmp_path_factory.mktemp("gpt")
+    load, before = texts.load, Path.cwd()
+    os.chdir(folder)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(texts, "load", lambda name, path=None: load(name, path, 60_000))
+            keras.utils.set_random_seed(0)
+            return launch.run_recipe(recipe.Config.small(**LEARNS), recipe.train), folder
+    finally:
+        os.chdir(before)
+
+
+def test_it_learns_and_leaves_everything_in_mlflow(learned):
+    """Clearly better than the frequencies of characters are."""
+    metrics, folder = learned
+    assert metrics["test/loss"] < metrics["baseline/characters"] - 0.3
+    assert metrics["val/bits_per_character"] == pytest.approx(metrics["val/loss"] / np.log(2))
+    assert metrics["characters_per_second/cached"] > 0 and metrics["characters_per_second/uncached"] > 0
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("gpt_shakespeare").experiment_id])
+    assert run.info.status == "FINISHED"
+    rates = [point.value for point in client.get_metric_history(run.info.run_id, "lr")]
+    assert rates[0] < max(rates) / 2 and rates[-1] == pytest.approx(
+        5e-4, rel=0.01
+    )  # warm-up, cosine to a tenth
+    figures = {Path(f.path).stem for f in client.list_artifacts(run.info.run_id, "figures")}
+    assert figures == {"learning_curves", "attention", "loss_by_place"}
+    (samples,) = folder.rglob("samples.txt")
+    assert samples.read_text().count("=====\n\n") == 6
+    model = models.load(f"runs:/{run.info.run_id}/model", f"sqlite:///{folder}/mlruns/mlflow.db")
+    test = texts.windows(texts.load("python_docs", characters=60_000).test, 16, 16)
+    assert recipe.losses_by_place(model, test).mean() == pytest.approx(metrics["test/loss"], rel=1e-5)
+
+
+def test_a_killed_run_goes_on(learned, tmp_path, monkeypatch):
+    metrics, _ = learned
+    monkeypatch.chdir(tmp_path)
+    load = texts.load
+    monkeypatch.setattr(texts, "load", lambda name, folder=None: load(name, folder, 60_000))
+    keras.utils.set_random_seed(0)
+
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        after = Progress.after_steps
+
+        def killed(self, means):
+            after(self, means)
+            if self.step == 70:
+                raise Killed
+
+        patch.setattr(Progress, "after_steps", killed)
+        launch.run_recipe(recipe.Config.small(**LEARNS), recipe.train)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("gpt_shakespeare").experiment_id])
+    client.update_run(run.info.run_id, status="KILLED")
+    keras.utils.clear_session()
+    again = launch.run_recipe(recipe.Config.small(**LEARNS, resume=run.info.run_id), recipe.train)
+    assert again["test/loss"] == metrics["test/loss"]
+
+
+@pytest.mark.parametrize("positional", POSITIONAL)
+def test_a_cache_changes_nothing(positional, rng):
+    """Character by character with a cache: the logits of the whole; the same text, past full windows too."""
+    model = network(rng, positional=positional)
+    numbers = rng.integers(0, CHARACTERS, (2, CONTEXT)).astype("int32")
+    whole = ops.convert_to_numpy(model(numbers))
+    for make in (recipe.cached, recipe.uncached):
+        read = make(model, CONTEXT, rows=2)
+        logits = np.stack([read(numbers[:, [place]]) for place in range(CONTEXT)], axis=1)
+        np.testing.assert_allclose(logits, whole, atol=2e-5)
+    texts_ = [
+        writing.write(
+            make(model, CONTEXT, 2), numbers[0, :2], 3 * CONTEXT, [writing.Way(0), writing.Way()], 0
+        )
+        for make in (recipe.cached, recipe.uncached)
+    ]
+    np.testing.assert_array_equal(*texts_)
+    # Nor does the future change the past.
+    changed = numbers.copy()
+    changed[:, 5] = (changed[:, 5] + 1) % CHARACTERS
+    difference = np.abs(ops.convert_to_numpy(model(changed)) - whole).max(axis=(0, 2))
+    assert difference[:5].max() < 1e-6 < 1e-4 < difference[5:].min()
+
+
+@pytest.mark.parametrize("positional", POSITIONAL)
+def test_places_matter(positional, rng):
+    """The same characters in another order are another text: without places only the last would count."""
+    model = network(rng, positional=positional, layers=1)
+    numbers = np.array([[1, 2, 3, 4], [3, 1, 2, 4]], "int32")
+    first, second = ops.convert_to_numpy(model(numbers))[:, -1]
+    assert np.abs(first - second).max() > 1e-4
+
+
+@pytest.mark.parametrize("positional", POSITIONAL)
+def test_backends_agree(positional, rng, meeting_place):
+    """Same weights, same characters: logits, loss and gradient."""
+    model = network(rng, positional=positional)
+    x, y = (rng.integers(0, CHARACTERS, (3, CONTEXT)).astype("int32") for _ in range(2))
+    results = agreement.outputs_loss_and_gradient(model, x, lambda logits: recipe.cross_entropy(y, logits))
+    agreement.assert_backends_agree(meeting_place, f"gpt_shakespeare {positional}", results)
+
+
+@pytest.mark.once
+def test_the_network_is_nanogpts():
+    """0.80 million weights without positions, as nanoGPT reports; one table for reading and writing."""
+    model = recipe.build_model(recipe.Config(), 65)
+    blocks = 4 * (4 * 128 * 128 + 2 * 4 * 128 * 128)
+    norms = 9 * 2 * 128  # nanoGPT's have no offset, which leaves 9 * 128 out
+    assert model.count_params() == 65 * 128 + 64 * 128 + blocks + norms
+    untied = recipe.build_model(recipe.Config(tie=False), 65)
+    assert untied.count_params() == model.count_params() + 65 * 128
+    # The first loss is that of knowing nothing, and branches end in small maps: 0.02 / sqrt(2 * 4 layers).
+    x, y = np.random.default_rng(0).integers(0, 65, (2, 4, 64)).astype("int32")
+    loss = float(ops.mean(recipe.cross_entropy(y, model(x))))
+    assert loss == pytest.approx(np.log(65), abs=0.1)
+    stds = {
+        f"{variable.path.rsplit('/', 2)[-2]}": float(np.std(ops.convert_to_numpy(variable)))
+        for variable in model.trainable_variables
+        if variable.name == "kernel"
+    }
+    assert stds["query"] == pytest.approx(0.02, rel=0.05)
+    assert stds["attention_output"] == pytest.approx(0.02 / 8**0.5, rel=0.05)
+    assert stds["output"] == pytest.approx(0.02 / 8**0.5, rel=0.05)
+
+
+@pytest.mark.once
+def test_attention_maps_are_causal_shares(rng):
+    maps = recipe.attention_maps(network(rng), np.arange(CONTEXT, dtype=np.int32))
+    assert maps.shape == (2, 2, CONTEXT, CONTEXT)
+    np.testing.assert_allclose(maps.sum(axis=-1), 1, rtol=1e-5)
+    assert np.triu(maps, 1).max() == 0 and maps[:, :, 0, 0].min() == pytest.approx(1)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"width": 30}, "--width 30 is not a multiple of --heads 4"),
+        ({"width": 12, "positional": "rotary"}, "--positional rotary turns pairs of features"),
+        ({"context": 1}, "--context must be at least 2, not 1"),
+        ({"dropout": -0.1}, r"--dropout must lie in \[0, 1\)"),
+        ({"positional": "rope"}, "unknown value of --positional 'rope'"),
+    ],
+)
+def test_bad_input_gets_one_sentence(fields, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        recipe.Config(**fields)
