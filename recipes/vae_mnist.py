@@ -111,8 +111,8 @@ class Config(TrainingConfig):
     @classmethod
     def small(cls, **changes: Any) -> Self:
         """A few seconds on the built-in digits."""
-        fields = {"dataset": "digits", "epochs": 12, "batch_size": 64, "learning_rate": 5e-3, "latent": 8}
-        return cls(**{**fields, "width": 32, "warmup": 2, "samples": 20, **changes})
+        fields = {"dataset": "digits", "epochs": 12, "batch_size": 64, "learning_rate": 1e-2, "latent": 8}
+        return cls(**{**fields, "width": 64, "warmup": 2, "samples": 20, **changes})
 
 
 def load(config: Config) -> engine.data.Dataset:

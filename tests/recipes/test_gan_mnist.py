@@ -89,10 +89,13 @@ def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, monkeypatch):
 
     def stopping(self, means):
         calls.append(1)
-        if len(calls) == 50:
+        if len(calls) == 30:
             raise KeyboardInterrupt
         return original(self, means)
 
+    # Pictures and stored models change nothing and take half of the time.
+    monkeypatch.setattr(recipe, "draw", lambda *arguments: {})
+    monkeypatch.setattr(recipe, "store", lambda *arguments: None)
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "after_steps", stopping)
         with pytest.raises(RecipeError, match="is marked KILLED"):
@@ -110,7 +113,7 @@ def small_critic():
         [
             keras.Input((8, 8, 1)),
             layers.Conv2D(3, 4, strides=2, padding="same", activation=layers.activations.leaky_relu),
-            layers.Conv2D(4, 4, strides=2, padding="same", activation=layers.activations.tanh),
+            layers.Conv2D(4, 4, strides=2, padding="same", activation=layers.activations.silu),
             keras.layers.Flatten(),
             layers.Dense(1),
         ]
@@ -118,6 +121,8 @@ def small_critic():
     rng = np.random.default_rng(3)
     for variable in critic.trainable_variables:
         variable.assign(rng.normal(size=variable.shape) / np.sqrt(max(1, np.prod(variable.shape[:-1]))))
+    # Each channel on one side of its kink, as the penalty jumps where a unit changes sides.
+    critic.layers[0].bias.assign(np.array([9.0, -9.0, 9.0]))
     return critic
 
 
@@ -135,13 +140,13 @@ def test_slope_of_the_gradient_penalty_is_that_of_finite_differences(rng):
     direction = [rng.normal(size=w.shape).astype("float32") for w in start]
     _, slopes = compiled(points)
     along = sum(float(np.sum(numpy_of(s) * d)) for s, d in zip(slopes, direction, strict=True))
-    h, values = 3e-4, []
+    h, values = 3e-3, []
     for sign in (1, -1):
         for variable, weight, d in zip(variables, start, direction, strict=True):
             variable.assign(weight + sign * h * d)
         values.append(float(compiled(points)[0]))
     assert abs(along) > 0.1
-    assert along == pytest.approx((values[0] - values[1]) / (2 * h), rel=0.03)
+    assert along == pytest.approx((values[0] - values[1]) / (2 * h), rel=0.01)
 
 
 def test_penalty_of_a_slope_that_is_known(rng):

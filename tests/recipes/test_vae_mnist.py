@@ -12,7 +12,7 @@ from keras import ops
 from mlflow import MlflowClient
 
 from recipes import vae_mnist as recipe
-from recipes.engine import gradients, launch, models
+from recipes.engine import gradients, launch, models, tracking
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.layers.checking import numpy_of
@@ -22,7 +22,9 @@ CLOCKED = ("duration_seconds", "images_per_second")
 
 def config_of(folder, **changes):
     fields = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "checkpoint_dir": folder / "checkpoints"}
-    return recipe.Config.small(**{"latent": 2, "checkpoint_every": "20", **fields, **changes})
+    return recipe.Config.small(
+        **{"latent": 2, "epochs": 9, "activation": "relu", "checkpoint_every": "20", **fields, **changes}
+    )
 
 
 def trained(config):
@@ -58,7 +60,7 @@ def test_it_explains_images_better_than_independent_pixels(whole, digits):
     x = digits.test.x
     baseline = -(x * np.log(brightness) + (1 - x) * np.log(1 - brightness)).sum(axis=(1, 2, 3)).mean()
     metrics = whole.metrics
-    assert metrics["test/loss"] < baseline - 3
+    assert metrics["test/loss"] < baseline - 1
     assert metrics["test/elbo"] == pytest.approx(
         -metrics["test/reconstruction"] - metrics["test/kl"], rel=1e-4
     )
@@ -257,6 +259,9 @@ def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, means)
 
+    # Pictures and stored models change nothing and take half of the time.
+    monkeypatch.setattr(recipe, "draw", lambda *arguments: {})
+    monkeypatch.setattr(tracking.Run, "model", lambda *arguments: None)
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "after_steps", stopping)
         with pytest.raises(RecipeError, match="is marked KILLED"):
