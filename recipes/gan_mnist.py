@@ -597,7 +597,8 @@ def shares_figure(real: np.ndarray, made: np.ndarray, labels: tuple[str, ...]) -
     axes.axhline(100 * COVERED, color="gray", linestyle=":", label="counts as covered")
     axes.set_xticks(places, labels)
     axes.set_ylabel("% of the images")
-    axes.legend()
+    axes.set_ylim(top=130 * max(real.max(), made.max()))  # room for the legend
+    axes.legend(ncols=3, loc="upper center")
     return figure
 
 
@@ -636,7 +637,7 @@ def _panels(history: Mapping[str, list], names: dict, title: str, bounds: dict) 
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if any(lines.values()) or words in bounds:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", loc="lower right" if words in bounds else "best")
     figure.suptitle(title)
     return figure
 

@@ -38,7 +38,8 @@ References:
     Bowman et al., 2016, Generating sentences from a continuous space, arXiv:1511.06349 (KL warm-up).
 
 Differences from Burda et al.:
-    1. Some dozens of epochs with a cosine schedule, in place of 3,280 with steps.
+    1. Some dozens of epochs with a cosine schedule, in place of 3,280 with steps; so silu, which learns
+       faster, in place of tanh, and batches of 50.
     2. The weight of the divergence grows to 1 over the first `--warmup` epochs.
     3. Adam's epsilon is 1e-7 (theirs 1e-4), biases of the last layer start at 0.
     4. A tenth of the training images is set apart for validation.
@@ -75,9 +76,9 @@ class Config(TrainingConfig):
 
     dataset: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
     """Images to model; digits is built in."""
-    epochs: int = 60
+    epochs: int = 40
     """Passes over the training data."""
-    batch_size: int = 100
+    batch_size: int = 50
     """Examples in one optimizer step."""
     learning_rate: float = 2e-3
     """Peak step size of Adam; it falls to 0 along a cosine."""
@@ -87,8 +88,8 @@ class Config(TrainingConfig):
     """Dimensions of the code."""
     width: int = 200
     """Units of each of the two hidden layers on either side; of the dense layers in conv-vae."""
-    activation: Literal["tanh", "relu", "gelu", "silu"] = "tanh"
-    """Activation of the hidden layers."""
+    activation: Literal["silu", "gelu", "relu", "tanh"] = "silu"
+    """Activation of the hidden layers; tanh, the paper's, learns far more slowly."""
     beta: float = 4.0
     """Weight of the divergence in beta-vae."""
     warmup: int = 10
@@ -462,7 +463,7 @@ def latent_map(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], de
     for label, name in enumerate(names):
         chosen = points[labels == label][:300]
         axes.scatter(*chosen.T, s=6, color=f"C{label}", label=name, alpha=0.7)
-    axes.legend(markerscale=3, fontsize="small", loc="upper right")
+    axes.legend(markerscale=3, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xlabel(words[0])
     axes.set_ylabel(words[1])
     axes.set_title("codes of test images (means)")

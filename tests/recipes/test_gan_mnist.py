@@ -19,6 +19,13 @@ from tests.layers.checking import numpy_of
 
 CLOCKED = ("duration_seconds",)
 
+# What `losses_and_slopes` gave on JAX: each player's loss, and its slope along a direction of the weights.
+ON_JAX = {
+    "dcgan": [1.750661, 4.824476, 1.434175, -1.484954],
+    "conditional": [2.080908, 5.039444, 0.180671, 0.4441],
+    "wgan-gp": [2.921124, -2.956168, 2.706435, -0.0085],
+}
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -199,6 +206,51 @@ def test_each_player_moves_its_own_weights(objective, digits):
         assert np.abs(zero - one).max() > 1e-3
         logits = game.discriminator.predict([np.stack([zero, zero]), np.array([0, 1], "int32")], verbose=0)
         assert abs(logits[0, 0] - logits[1, 0]) > 1e-4
+
+
+@pytest.mark.parametrize("objective", list(ON_JAX))
+def test_every_backend_has_the_same_losses_and_slopes(objective, digits):
+    found = losses_and_slopes(recipe.Config.small(objective=objective, filters=4), digits)
+    np.testing.assert_allclose(found, ON_JAX[objective], rtol=1e-4, atol=1e-5)
+
+
+def losses_and_slopes(config, digits):
+    """Both networks with weights, images, noise and a direction from NumPy."""
+    generator, discriminator = (
+        recipe.build_generator(config, digits),
+        recipe.build_discriminator(config, digits),
+    )
+    rng = np.random.default_rng(4)
+    for variable in (*generator.trainable_variables, *discriminator.trainable_variables):
+        fan_in = max(1, np.prod(variable.shape[:-1]))
+        value = 1.0 if variable.name == "gamma" else 0.0
+        variable.assign(value + rng.normal(size=variable.shape) / np.sqrt(fan_in))
+    labels = ops.convert_to_tensor(np.arange(6, dtype="int32"))
+    noise, mix = rng.normal(size=(6, config.latent)).astype("float32"), rng.random(6).astype("float32")
+    real, noise, mix = map(ops.convert_to_tensor, (recipe.scaled(digits.train.x[:6]), noise, mix))
+
+    def judged(images):
+        return discriminator(recipe.given(config, images, labels), training=True)
+
+    def step(real, noise, mix):
+        drawn = lambda: generator(recipe.given(config, noise, labels), training=True)  # noqa: E731
+        against = gradients.by_variables(
+            lambda: recipe.discriminator_loss(config, judged, real, ops.stop_gradient(drawn()), mix)[0],
+            discriminator.trainable_variables,
+        )
+        return against, gradients.by_variables(
+            lambda: recipe.generator_loss(config, judged(drawn())), generator.trainable_variables
+        )
+
+    results = gradients.compiled_step(step, [*generator.variables, *discriminator.variables])(
+        real, noise, mix
+    )
+    found = []
+    for value, slopes in results:
+        directions = [rng.normal(size=slope.shape) for slope in slopes]
+        along = sum(np.sum(numpy_of(slope) * d) for slope, d in zip(slopes, directions, strict=True))
+        found += [float(value), float(along)]
+    return found
 
 
 def test_a_classifier_is_trained_once(classifier, digits, monkeypatch):
