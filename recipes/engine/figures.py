@@ -85,6 +85,31 @@ def image_grid(images: np.ndarray, captions: Sequence[str] = (), columns: int = 
     return figure
 
 
+def mosaic(
+    images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = (), title: str = ""
+) -> Figure:
+    """A table of grey images, in one picture: quick where there are hundreds.
+
+    Args:
+        images: (rows, columns, height, width, 1), brightness from 0 to 1.
+        rows: one text a row.
+        columns: one text a column.
+        title: of the whole figure.
+    """
+    down, across, height, width, _ = images.shape
+    framed = np.pad(images[..., 0], ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.4)
+    picture = framed.transpose(0, 2, 1, 3).reshape(down * (height + 1), across * (width + 1))
+    side = 0.62 if max(down, across) <= 12 else 0.45  # inches an image
+    figure = Figure(figsize=(side * across + 0.9, side * down + 0.7), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_yticks([(height + 1) * (row + 0.5) for row in range(len(rows))], rows, fontsize=7)
+    axes.set_xticks([(width + 1) * (column + 0.5) for column in range(len(columns))], columns, fontsize=7)
+    axes.tick_params(length=0)
+    axes.set_title(title, fontsize="medium")
+    return figure
+
+
 def feature_maps(image: np.ndarray, stages: Mapping[str, np.ndarray], most: int = 12) -> Figure:
     """One image and, row by row, the maps of its strongest channels in each stage of a network.
 

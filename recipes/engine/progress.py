@@ -25,7 +25,6 @@ from recipes.engine.probes import Probe
 from recipes.engine.tracking import Run
 
 POINTS = 200  # points of a learning curve within a run
-MONITOR = "val/loss"  # what early stopping and the best checkpoint go by
 
 
 class Progress:
@@ -46,6 +45,7 @@ class Progress:
         settle: called before variables are read, for a driver that keeps their values elsewhere.
         on_point: called after a point of the curves is recorded.
         probe: looks inside the model now and then.
+        monitor: what early stopping and the best checkpoint go by; the less, the better.
 
     Attributes:
         step: batches done.
@@ -64,6 +64,7 @@ class Progress:
         settle: Callable[[], None] = lambda: None,
         on_point: Callable[[], None] = lambda: None,
         probe: Probe | None = None,
+        monitor: str = "val/loss",
     ) -> None:
         self.run = run
         self.data = batches
@@ -73,6 +74,7 @@ class Progress:
         self.settle = settle
         self.on_point = on_point
         self.probe = probe
+        self.monitor = monitor
         self.epochs = config.epochs
         self.total = batches.steps_per_epoch * config.epochs
         self.interval = max(1, self.total // batches.accumulate // POINTS) * batches.accumulate
@@ -196,14 +198,16 @@ class Progress:
                 flush=True,
             )
         self._start_clock()
-        if values.get(MONITOR, math.inf) < self.best:
-            self.best, self.epochs_since_best = values[MONITOR], 0
+        if values.get(self.monitor, math.inf) < self.best:
+            self.best, self.epochs_since_best = values[self.monitor], 0
             self._save_best()
         else:
             self.epochs_since_best += 1
             if 0 < self.patience <= self.epochs_since_best:
                 self.stopped = True
-                print(f"stopped early: {MONITOR} was best {self.patience} epochs ago, at {self.best:.4g}")
+                print(
+                    f"stopped early: {self.monitor} was best {self.patience} epochs ago, at {self.best:.4g}"
+                )
 
     # Checkpoints
 

@@ -1,0 +1,646 @@
+"""Generative adversarial networks of handwritten digits: do they cover all ten classes, and how is it seen?
+
+A generator makes images of noise; a discriminator tells them from real ones. Each is the other's loss:
+
+    python -m recipes.gan_mnist --backend torch                              # DCGAN
+    python -m recipes.gan_mnist --objective conditional                      # told which digit to draw
+    python -m recipes.gan_mnist --objective wgan-gp                          # Wasserstein, gradient penalty
+    python -m recipes.gan_mnist --dataset digits --epochs 60                 # built in, no download
+
+    dcgan, conditional   D: -log s(D(x)) - log(1 - s(D(G(z)))),    G: -log s(D(G(z))),   s the sigmoid
+    wgan-gp              D: D(G(z)) - D(x) + 10 (|grad D(u)| - 1)^2,    G: -D(G(z)),
+                         u anywhere between a real image and a generated one
+
+What is measured, with a small classifier of this recipe's own (trained on the same training images, seed 0
+whatever the run's seed, kept in the cache and stored with the run; tag `classifier.fingerprint`):
+
+    frechet_distance   |m - n|^2 + tr(A + B - 2 (A B)^(1/2)), m, A and n, B mean and covariance of the
+                       classifier's 64 features before its last layer, of real and of generated images. It is
+                       not the FID of the literature, whose features are Inception's: compare numbers of one
+                       classifier only. `real/frechet_distance` (training against test images) is the floor.
+    coverage           classes that at least 1 % of the generated images fall into
+    diversity          variance of the features within a class, generated / real; the mean over all classes
+    class_distance     total variation between the shares of the classes, generated and real
+    confidence         mean probability of the likeliest class
+
+A generator has collapsed when fewer than 8 classes are covered or the diversity is below 0.2. It is looked at
+after every epoch, on 2,000 images: a line on the terminal, the curve `val/collapsed` and the tag
+`mode_collapse` say so.
+
+Expected: see results/gan_mnist.md.
+
+Figures: losses of both players, quality over training, samples, samples_over_training (the same noise after
+every epoch), class_shares, nearest_neighbours (of generated images among the training images).
+
+References:
+    Goodfellow et al., 2014, Generative adversarial networks, arXiv:1406.2661.
+    Radford, Metz and Chintala, 2016, DCGAN, arXiv:1511.06434.
+    Mirza and Osindero, 2014, Conditional generative adversarial nets, arXiv:1411.1784.
+    Gulrajani et al., 2017, Improved training of Wasserstein GANs, arXiv:1704.00028.
+    Heusel et al., 2017, GANs trained by a two time-scale update rule, arXiv:1706.08500 (Frechet distance).
+
+Differences from the papers:
+    1. Two convolutions a network, of 4x4 and fewer filters, for images of 28x28 on a CPU.
+    2. The label of the conditional GAN is a vector beside the noise and a plane beside the image.
+    3. The critic of wgan-gp has no normalization (Gulrajani et al. allow layer normalization).
+    4. Weights start as Glorot and Bengio, in place of N(0, 0.02); the two networks have few layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+import layers
+from recipes import engine
+from recipes.engine import gradients, launch
+from recipes.engine.backend import CACHE
+from recipes.engine.config import TrainingConfig
+from recipes.engine.errors import usage_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PENALTY = 10.0  # weight of the gradient penalty
+COVERED = 0.01  # share of the images that makes a class covered
+FEWEST_CLASSES, LEAST_DIVERSITY = 8, 0.2  # below either, the generator has collapsed
+FEATURES = 64  # of the classifier, before its last layer
+CLASSIFIER_EPOCHS = {"digits": 12}  # others: 2
+WATCHED = 2000  # images made after every epoch
+SHOWN = 12  # of them in the grid over training
+
+# The papers' step sizes and first momenta; the second is that of Adam or, for wgan-gp, 0.9.
+LEARNING_RATES = {"dcgan": 2e-4, "conditional": 2e-4, "wgan-gp": 1e-4}
+MOMENTA = {"dcgan": (0.5, 0.999), "conditional": (0.5, 0.999), "wgan-gp": (0.0, 0.9)}
+
+
+@dataclass(frozen=True)
+class Config(TrainingConfig):
+    """What can be varied."""
+
+    dataset: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
+    """Images to imitate; digits is built in."""
+    epochs: int = 4
+    """Passes over the training data."""
+    batch_size: int = 64
+    """Real images in one update of the discriminator."""
+    learning_rate: float | None = None
+    """Step size of both Adams; default: the paper's."""
+    objective: Literal["dcgan", "conditional", "wgan-gp"] = "dcgan"
+    """What the two play for."""
+    latent: int = 64
+    """Dimensions of the noise."""
+    filters: int = 16
+    """Filters next to the image; twice as many in the middle."""
+    critic_steps: int = 5
+    """Updates of the critic for one of the generator; wgan-gp alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("latent", "filters", "critic_steps"):
+            if getattr(self, name) < 1:
+                raise usage_error(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name, harmless in (("accumulate", 1), ("probe", 0), ("find_lr", False)):
+            if getattr(self, name) != harmless:
+                raise usage_error(f"--{name.replace('_', '-')} is made for one network, and here are two")
+        if self.precision == "mixed_float16":
+            raise usage_error("--precision mixed_float16 needs one scaled loss, and here are two")
+
+    @classmethod
+    def small(cls, **changes: Any) -> Self:
+        """A few seconds on the built-in digits."""
+        fields = {"dataset": "digits", "epochs": 3, "batch_size": 32, "learning_rate": 2e-3, "latent": 16}
+        return cls(**{**fields, "filters": 8, "critic_steps": 2, **changes})
+
+    @property
+    def updates(self) -> int:
+        """Updates of the discriminator in a step of training, which ends with one of the generator."""
+        return self.critic_steps if self.objective == "wgan-gp" else 1
+
+
+def build_generator(config: Config, data: engine.data.Dataset) -> keras.Model:
+    """Noise (batch, latent), and labels (batch,) if conditional, to images in -1 ... 1."""
+    height, width, channels = data.shape
+    noise = keras.Input((config.latent,), name="noise")
+    inputs, x = noise, noise
+    if config.objective == "conditional":
+        label = keras.Input((), dtype="int32", name="label")
+        inputs = [noise, label]
+        x = keras.layers.Concatenate()([noise, layers.Embedding(len(data.labels), len(data.labels))(label)])
+    x = layers.Dense(height // 4 * (width // 4) * 2 * config.filters, use_bias=False, **_start())(x)
+    x = keras.layers.Reshape((height // 4, width // 4, 2 * config.filters))(x)
+    x = _activated("relu", layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Conv2DTranspose(config.filters, 4, strides=2, padding="same", use_bias=False, **_start())(
+        x
+    )  # (batch, height / 2, width / 2, filters)
+    x = _activated("relu", layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same", dtype="float32", **_start())(x)
+    return keras.Model(inputs, _activated("tanh", x, dtype="float32"), name="generator")
+
+
+def build_discriminator(config: Config, data: engine.data.Dataset) -> keras.Model:
+    """Images in -1 ... 1, and labels (batch,) if conditional, to logits (batch, 1): how real."""
+    height, width, _ = data.shape
+    image = keras.Input(data.shape, name="image")
+    inputs, x = image, image
+    if config.objective == "conditional":
+        label = keras.Input((), dtype="int32", name="label")
+        inputs = [image, label]
+        plane = layers.Embedding(len(data.labels), height * width)(label)
+        x = keras.layers.Concatenate()([image, keras.layers.Reshape((height, width, 1))(plane)])
+    x = layers.Conv2D(config.filters, 4, strides=2, padding="same", **_start())(x)
+    x = _activated("leaky_relu", x)
+    x = layers.Conv2D(2 * config.filters, 4, strides=2, padding="same", **_start())(x)
+    if config.objective != "wgan-gp":  # the penalty is each image's own; a batch's statistics would mix them
+        x = layers.BatchNormalization(momentum=0.9)(x)
+    x = keras.layers.Flatten()(_activated("leaky_relu", x))
+    return keras.Model(inputs, layers.Dense(1, dtype="float32", **_start())(x), name="discriminator")
+
+
+def _start() -> dict[str, keras.initializers.Initializer]:
+    return {"kernel_initializer": layers.initializers.GlorotUniform()}
+
+
+def _activated(name: str, x: Any, dtype: str | None = None) -> Any:
+    return keras.layers.Activation(layers.activations.get(name), dtype=dtype)(x)
+
+
+def gradient_penalty(critic: Callable, points: Any) -> Any:
+    """10 (|grad D(u)| - 1)^2 of each point, which keeps the critic's slope near 1.
+
+    Args:
+        critic: images to logits, each image by itself.
+        points: u, (batch, height, width, channels).
+
+    Returns:
+        (batch,)
+
+    Reference:
+        Gulrajani et al., 2017, arXiv:1704.00028, equation 3.
+    """
+    _, slope = gradients.value_and_grad(lambda u: ops.sum(critic(u)))(points)
+    # The root of 0 has no slope.
+    norm = ops.sqrt(ops.sum(ops.square(slope), axis=(1, 2, 3)) + 1e-12)
+    return PENALTY * ops.square(norm - 1.0)
+
+
+def discriminator_loss(config: Config, critic: Callable, real: Any, fake: Any, mix: Any) -> tuple[Any, dict]:
+    """The discriminator's loss and what it is made of.
+
+    Args:
+        config: the objective.
+        critic: images to logits (batch, 1).
+        real: images (batch, height, width, channels).
+        fake: generated ones.
+        mix: uniform in 0 ... 1, (batch,): where between the two the penalty is taken.
+
+    Returns:
+        A scalar; metrics by name.
+    """
+    on_real, on_fake = critic(real), critic(fake)
+    values = {"real": ops.mean(on_real), "fake": ops.mean(on_fake)}
+    if config.objective != "wgan-gp":
+        return _surprise(on_real, 1.0) + _surprise(on_fake, 0.0), values
+    mix = ops.reshape(mix, (-1, 1, 1, 1))
+    penalty = ops.mean(gradient_penalty(critic, mix * real + (1.0 - mix) * fake))
+    return values["fake"] - values["real"] + penalty, {**values, "penalty": penalty}
+
+
+def generator_loss(config: Config, on_fake: Any) -> Any:
+    """The generator's loss, given the discriminator's logits (batch, 1) for its images."""
+    return -ops.mean(on_fake) if config.objective == "wgan-gp" else _surprise(on_fake, 1.0)
+
+
+def _surprise(logits: Any, label: float) -> Any:
+    """Mean cross-entropy of logits with one label for all."""
+    labels = ops.full_like(logits, label)
+    return ops.mean(layers.losses.binary_crossentropy(labels, logits, from_logits=True))
+
+
+@dataclass(frozen=True)
+class Game:
+    """Two networks, their optimizers and a compiled update of each.
+
+    `update_discriminator(real, labels, noise, mix)` takes images in -1 ... 1,
+    `update_generator(labels, noise)` needs none. Both change the variables and return metrics by name.
+    """
+
+    generator: keras.Model
+    discriminator: keras.Model
+    optimizers: tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]
+    update_discriminator: Callable
+    update_generator: Callable
+
+
+def build_game(config: Config, data: engine.data.Dataset) -> Game:
+    """Everything that training needs, from the run's seed."""
+    keras.utils.set_random_seed(config.seed)  # whether or not a classifier was trained before
+    generator, discriminator = build_generator(config, data), build_discriminator(config, data)
+    rate = config.learning_rate or LEARNING_RATES[config.objective]
+    optimizers = tuple(
+        layers.optimizers.Adam(rate, *MOMENTA[config.objective], **engine.training.optimizer_options(config))
+        for _ in range(2)
+    )
+    for optimizer, player in zip(optimizers, (generator, discriminator), strict=True):
+        optimizer.build(player.trainable_variables)
+
+    def drawn(noise: Any, labels: Any) -> Any:
+        return generator(given(config, noise, labels), training=True)
+
+    def judged(images: Any, labels: Any) -> Any:
+        return discriminator(given(config, images, labels), training=True)
+
+    def update_discriminator(real: Any, labels: Any, noise: Any, mix: Any) -> dict[str, Any]:
+        fake = ops.stop_gradient(drawn(noise, labels))
+
+        def loss() -> tuple[Any, dict]:
+            return discriminator_loss(config, lambda images: judged(images, labels), real, fake, mix)
+
+        (value, parts), slopes = gradients.by_variables(loss, discriminator.trainable_variables, has_aux=True)
+        optimizers[1].apply(slopes, discriminator.trainable_variables)
+        return {"loss": value, **parts}
+
+    def update_generator(labels: Any, noise: Any) -> dict[str, Any]:
+        value, slopes = gradients.by_variables(
+            lambda: generator_loss(config, judged(drawn(noise, labels), labels)),
+            generator.trainable_variables,
+        )
+        optimizers[0].apply(slopes, generator.trainable_variables)
+        return {"generator_loss": value}
+
+    variables = [v for part in (generator, discriminator, *optimizers) for v in part.variables]
+    updates = (gradients.compiled_step(f, variables) for f in (update_discriminator, update_generator))
+    return Game(generator, discriminator, optimizers, *updates)
+
+
+def given(config: Config, x: Any, labels: Any) -> Any:
+    """What a network is called on: labels count in the conditional game alone."""
+    return [x, labels] if config.objective == "conditional" else x
+
+
+def play(config: Config, game: Game, real: np.ndarray, labels: np.ndarray, step: int) -> dict[str, Any]:
+    """One step of training: the discriminator's updates, then one of the generator.
+
+    Noise is NumPy's and depends on seed and step alone: nothing of it is lost when a run is killed.
+
+    Args:
+        config: the run's settings.
+        game: what is trained.
+        real: bytes, (updates x batch, height, width, channels).
+        labels: (updates x batch,).
+        step: its number.
+
+    Returns:
+        Metrics of the last update of either; `loss` is the discriminator's.
+    """
+    rng = np.random.default_rng((config.seed, step, 1))
+    batch = len(real) // config.updates
+    for part in range(config.updates):
+        rows = slice(part * batch, (part + 1) * batch)
+        noise = rng.standard_normal((batch, config.latent), dtype="float32")
+        arrays = scaled(real[rows]), labels[rows], noise, rng.random(batch, dtype="float32")
+        values = game.update_discriminator(*map(ops.convert_to_tensor, arrays))
+    noise = rng.standard_normal((batch, config.latent), dtype="float32")
+    return {**values, **game.update_generator(*map(ops.convert_to_tensor, (labels[rows], noise)))}
+
+
+def generated(config: Config, generator: keras.Model, count: int, seed: int, classes: int) -> np.ndarray:
+    """Images in -1 ... 1, (count, height, width, channels); labels go round the classes."""
+    rng = np.random.default_rng((seed, count, 2))
+    noise = rng.standard_normal((count, config.latent), dtype="float32")
+    labels = np.arange(count, dtype="int32") % classes
+    return generator.predict(given(config, noise, labels), batch_size=500, verbose=0)
+
+
+# The yardstick
+
+
+def scaled(images: np.ndarray) -> np.ndarray:
+    """Bytes to -1 ... 1, float32."""
+    return (images / 127.5 - 1).astype("float32")
+
+
+def build_classifier(data: engine.data.Dataset) -> keras.Model:
+    """Images in -1 ... 1 to `features` (batch, 64) and `logits` (batch, classes)."""
+    image = keras.Input(data.shape, name="image")
+    common = {"activation": layers.activations.relu, "dtype": "float32"}
+    x = image
+    for filters in (16, 32):
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", **common)(x)
+    features = layers.Dense(FEATURES, **common)(keras.layers.Flatten(dtype="float32")(x))
+    logits = layers.Dense(len(data.labels), dtype="float32", name="logits")(features)
+    return keras.Model(image, {"features": features, "logits": logits}, name="classifier")
+
+
+def classifier_of(data: engine.data.Dataset) -> keras.Model:
+    """The classifier of a dataset's training images, from the cache or trained; the same for every run.
+
+    A cached one belongs to a dataset (by its fingerprint) and a backend, whose random numbers began it.
+    """
+    keras.utils.set_random_seed(0)
+    model = build_classifier(data)
+    name = f"{data.fingerprint}-{keras.backend.backend()}-{model.count_params()}.npz"
+    path = CACHE.expanduser() / "classifiers" / name
+    with contextlib.suppress(OSError, ValueError):
+        with np.load(path) as file:
+            model.set_weights([file[key] for key in file.files])
+        return model
+    batches = engine.data.Batches(engine.data.Split(scaled(data.train.x), data.train.y), 64, 0)
+    steps = batches.steps_per_epoch * CLASSIFIER_EPOCHS.get(data.name, 2)
+    learner = keras.Model(model.inputs, model.get_layer("logits").output)
+    learner.compile(
+        layers.optimizers.Adam(2e-3), layers.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    learner.fit(batches.between(0, steps), shuffle=False, verbose=0)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.npz")
+        np.savez(partial, *model.get_weights())
+        partial.replace(path)  # atomic: a killed run leaves no half file
+    return model
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images as the classifier sees them: features (n, 64) and probabilities (n, classes)."""
+
+    features: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The likeliest class of each image, (n,)."""
+        return self.probabilities.argmax(axis=-1)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of the images in each class, (classes,)."""
+        return np.bincount(self.classes, minlength=self.probabilities.shape[1]) / len(self.features)
+
+
+def seen_by(classifier: keras.Model, images: np.ndarray) -> Seen:
+    """Look at images in -1 ... 1."""
+    outputs = classifier.predict(images, batch_size=500, verbose=0)
+    logits = outputs["logits"].astype("float64")
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return Seen(outputs["features"].astype("float64"), odds / odds.sum(axis=-1, keepdims=True))
+
+
+def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Distance of two clouds of points, as if both were Gaussian.
+
+        |m - n|^2 + tr(A + B - 2 (A B)^(1/2))
+
+    Args:
+        one: (points, dimensions), with mean m and covariance A.
+        other: (points, dimensions), with n and B.
+
+    Reference:
+        Dowson and Landau, 1982, The Frechet distance between multivariate normal distributions.
+    """
+    a, b = (np.cov(points, rowvar=False) for points in (one, other))
+    values, vectors = np.linalg.eigh(a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    # A B has the eigenvalues of the symmetric A^(1/2) B A^(1/2), none of them negative but by rounding.
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
+    mean = one.mean(axis=0) - other.mean(axis=0)
+    return float(mean @ mean + np.trace(a) + np.trace(b) - 2 * cross)
+
+
+def quality(real: Seen, made: Seen) -> dict[str, float]:
+    """How good and how varied generated images are; see the top of this file."""
+    covered = np.flatnonzero(made.shares >= COVERED)
+    spread = [_variance(made, c) / max(_variance(real, c), 1e-12) for c in covered]
+    coverage, diversity = len(covered), float(np.mean(spread))
+    return {
+        "frechet_distance": frechet_distance(real.features, made.features),
+        "coverage": coverage,
+        "diversity": diversity,
+        "class_distance": float(np.abs(real.shares - made.shares).sum() / 2),
+        "confidence": float(made.probabilities.max(axis=-1).mean()),
+        "collapsed": float(coverage < FEWEST_CLASSES or diversity < LEAST_DIVERSITY),
+    }
+
+
+def _variance(seen: Seen, label: int) -> float:
+    """Variance of the features within a class, summed over them."""
+    return float(seen.features[seen.classes == label].var(axis=0).sum())
+
+
+def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
+    """Play, measure on test images once, draw the figures, store generator and classifier."""
+    data = engine.data.load(config.dataset, config.data_dir)
+    classifier = classifier_of(data)
+    weights = b"".join(w.tobytes() for w in classifier.get_weights())
+    run.tags(
+        {
+            "dataset.fingerprint": data.fingerprint,
+            "classifier.fingerprint": hashlib.sha256(weights).hexdigest()[:16],
+        }
+    )
+    real = {
+        name: seen_by(classifier, scaled(split.x))
+        for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
+    }
+    game = build_game(config, data)
+    samples = fit(config, run, data, classifier, real["validation"], game)
+    classes = len(data.labels)
+    images = generated(config, game.generator, len(data.test), config.seed, classes)
+    made = seen_by(classifier, images)
+    measured = quality(real["test"], made)
+    verdict = "yes" if measured["collapsed"] else "no"
+    run.tags({"mode_collapse": verdict})
+    if config.objective == "conditional":
+        measured["obedience"] = float(np.mean(made.classes == np.arange(len(images)) % classes))
+    figures = draw(data, images, made, real["test"], samples)
+    for name, figure in {**figures, "quality": quality_figure(run.history)}.items():
+        run.figure(name, figure)
+    store(config, run, game.generator, classifier, data)
+    return {
+        **{f"test/{name}": value for name, value in measured.items()},
+        "real/frechet_distance": frechet_distance(real["train"].features, real["test"].features),
+        "classifier/accuracy": float(np.mean(real["test"].classes == data.test.y)),
+        "parameters": game.generator.count_params() + game.discriminator.count_params(),
+    }
+
+
+def fit(
+    config: Config,
+    run: engine.tracking.Run,
+    data: engine.data.Dataset,
+    classifier: keras.Model,
+    real: Seen,
+    game: Game,
+) -> np.ndarray:
+    """Train both players; a killed run goes on where it was.
+
+    Returns:
+        Images of the same noise after every epoch, (epochs, 12, height, width, channels), in -1 ... 1.
+    """
+    batches = engine.data.Batches(data.train, config.batch_size * config.updates, config.seed)
+    # A variable, so that checkpoints hold it.
+    samples = keras.Variable(np.zeros((config.epochs, SHOWN, *data.shape), "float32"), trainable=False)
+
+    def evaluate() -> dict[str, float]:
+        with engine.training.averaged(game.generator, game.optimizers[0]):
+            images = generated(config, game.generator, WATCHED, config.seed, len(data.labels))
+        history = np.array(ops.convert_to_numpy(samples))
+        history[progress.step // batches.steps_per_epoch - 1] = images[:SHOWN]
+        samples.assign(history)
+        values = quality(real, seen_by(classifier, images))
+        if values["collapsed"]:
+            print(
+                f"mode collapse at step {progress.step}: {values['coverage']} of {len(data.labels)} classes, "
+                f"diversity {values['diversity']:.2f}",
+                flush=True,
+            )
+        return values
+
+    optimizers = [variable for optimizer in game.optimizers for variable in optimizer.variables]
+    progress = engine.progress.Progress(
+        config,
+        run,
+        batches,
+        state={
+            "generator": game.generator.variables,
+            "discriminator": game.discriminator.variables,
+            "optimizers": optimizers,
+            "samples": [samples],
+        },
+        evaluate=evaluate,
+        monitor="val/frechet_distance",
+    )
+    try:
+        for real_images, labels in progress.batches():
+            progress.after_step(play(config, game, real_images, labels, progress.step))
+        progress.finish()
+    finally:
+        run.figure("losses", losses_figure(run.history, config.objective))
+    engine.training.take_averages(game.generator, game.optimizers[0])
+    return ops.convert_to_numpy(samples)[: progress.step // batches.steps_per_epoch]
+
+
+def store(
+    config: Config,
+    run: engine.tracking.Run,
+    generator: keras.Model,
+    classifier: keras.Model,
+    data: engine.data.Dataset,
+) -> None:
+    """Keep generator and classifier with the run, as models that any backend loads."""
+    noise = np.zeros((2, config.latent), "float32")
+    conditional = {"noise": noise, "label": np.arange(2, dtype="int32")}
+    run.model(generator, conditional if config.objective == "conditional" else noise, "generator")
+    run.model(classifier, scaled(data.test.x[:2]), "classifier")
+
+
+# Figures
+
+
+def draw(
+    data: engine.data.Dataset, images: np.ndarray, made: Seen, real: Seen, samples: np.ndarray
+) -> dict[str, Figure]:
+    """Pictures of what the generator makes, by name.
+
+    Args:
+        data: its training images are searched for neighbours.
+        images: generated, in -1 ... 1; labels went round the classes.
+        made: the same, as the classifier sees them.
+        real: test images, as it sees them.
+        samples: of the same noise after every epoch, (epochs, 12, height, width, channels).
+    """
+    mosaic = engine.figures.mosaic
+    epochs = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), 10)).astype(int))
+    shown = images[:SHOWN]
+    nearest = data.train.x[nearest_neighbours(shown, scaled(data.train.x))]
+    return {
+        "samples": mosaic(
+            images[:100].reshape(10, 10, *data.shape) / 2 + 0.5, title="generated images, not chosen"
+        ),
+        "samples_over_training": mosaic(
+            samples[epochs] / 2 + 0.5,
+            [f"epoch {epoch + 1}" for epoch in epochs],
+            title="the same noise after every epoch",
+        ),
+        "nearest_neighbours": mosaic(
+            np.stack([shown / 2 + 0.5, nearest / 255]),
+            ["generated", "nearest training image"],
+            title="is it memory?",
+        ),
+        "class_shares": shares_figure(real.shares, made.shares, data.labels),
+    }
+
+
+def nearest_neighbours(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each image the number of the nearest among others, by the Euclidean distance of pixels."""
+    a, b = (x.reshape(len(x), -1) for x in (images, others))
+    return np.argmin((b**2).sum(axis=1) - 2 * a @ b.T, axis=1)
+
+
+def shares_figure(real: np.ndarray, made: np.ndarray, labels: tuple[str, ...]) -> Figure:
+    """How the classifier divides real and generated images among the classes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(labels))
+    axes.bar(places - 0.2, 100 * real, 0.4, label="test images")
+    axes.bar(places + 0.2, 100 * made, 0.4, label="generated")
+    axes.axhline(100 * COVERED, color="gray", linestyle=":", label="counts as covered")
+    axes.set_xticks(places, labels)
+    axes.set_ylabel("% of the images")
+    axes.set_ylim(top=130 * max(real.max(), made.max()))  # room for the legend
+    axes.legend(ncols=3, loc="upper center")
+    return figure
+
+
+def losses_figure(history: Mapping[str, list], objective: str) -> Figure:
+    """Both players' losses, and the discriminator's logits for real and generated images."""
+    names = {
+        "losses": {"train/loss": "discriminator", "train/generator_loss": "generator"},
+        "discriminator's logits, mean": {"train/real": "real images", "train/fake": "generated images"},
+    }
+    if "train/penalty" in history:
+        names["gradient penalty"] = {"train/penalty": "penalty"}
+    return _panels(history, names, objective, {})
+
+
+def quality_figure(history: Mapping[str, list]) -> Figure:
+    """What the classifier says after every epoch, with the bounds of a collapse."""
+    names = ("frechet_distance", "coverage", "diversity", "class_distance")
+    bounds = {"coverage": FEWEST_CLASSES, "diversity": LEAST_DIVERSITY}
+    return _panels(history, {name: {f"val/{name}": ""} for name in names}, "validation, 2,000 images", bounds)
+
+
+def _panels(history: Mapping[str, list], names: dict, title: str, bounds: dict) -> Figure:
+    """A panel a title, in it a line a metric of the history; bounds below which a generator has collapsed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
+    for index, (words, lines) in enumerate(names.items()):
+        axes = figure.add_subplot(1, len(names), index + 1)
+        for name, label in lines.items():
+            steps, values = zip(*history.get(name, [(0, np.nan)]), strict=True)
+            axes.plot(steps, values, "o-" if name.startswith("val/") else "-", label=label, markersize=4)
+        if words in bounds:
+            axes.axhline(bounds[words], color="C3", linestyle=":", label="collapsed below")
+            axes.set_ylim(bottom=0)
+        axes.set_title(words)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if any(lines.values()) or words in bounds:
+            axes.legend(fontsize="small", loc="lower right" if words in bounds else "best")
+    figure.suptitle(title)
+    return figure
+
+
+if __name__ == "__main__":
+    launch.main(Config, train)
