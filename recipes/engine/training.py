@@ -4,7 +4,7 @@ What `model.fit` cannot say is said with `gradients.compiled_step` and a loop ov
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -30,7 +30,7 @@ def optimizer_options(config: TrainingConfig) -> dict[str, Any]:
 def fit(
     model: keras.Model,
     batches: Batches,
-    validation: Split,
+    validation: Split | Callable[[], Mapping[str, float]],
     config: TrainingConfig,
     run: Run,
     schedule: Callable[[int], Any],
@@ -44,7 +44,8 @@ def fit(
     Args:
         model: compiled; its optimizer made with `optimizer_options(config)`.
         batches: training data, cut by `config.accumulate`.
-        validation: looked at after every epoch, with the averaged weights under `--ema`.
+        validation: looked at after every epoch, with the averaged weights under `--ema`: a split that
+            `model.evaluate` takes, or a function that measures the model itself.
         config: the run's settings.
         run: where curves go.
         schedule: the learning rate at an optimizer step.
@@ -67,6 +68,8 @@ def fit(
 
     def evaluate() -> dict[str, float]:
         with averaged(model, model.optimizer):
+            if callable(validation):
+                return validation()
             return model.evaluate(
                 validation.x, validation.y, batch_size=validation_batch_size, verbose=0, return_dict=True
             )
