@@ -6,13 +6,13 @@
     python -m recipes.seq2seq_multi30k --sampling 0.25                       # scheduled sampling
     python -m recipes.seq2seq_multi30k --dataset numbers --epochs 4          # built in: numbers in words
 
-An encoder reads the source in both directions, and a decoder says the target word by word. Without attention all
-that it knows of the source is its initial state. With attention it looks at every step at the encoder's
+An encoder reads the source in both directions, and a decoder says the target word by word. Without attention
+all that it knows of the source is its initial state. With attention it looks at every step at the encoder's
 outputs a_j, weighted by how well they match its own state h:
 
-    w_tj = softmax_j score(h, a_j)      c_t = sum_j w_tj a_j      p(y_t) = softmax(E tanh(W [h_t; c_t]) + b)
+    w_tj = softmax_j score(h, a_j)    c_t = sum_j w_tj a_j    p(y_t) = softmax(E tanh(W [h_t; c_t]) + b)
 
-Bahdanau's score is v . tanh(W h_{t-1} + U a_j), and c_t goes into the decoder's next step; Luong's are h_t . a_j and
+Bahdanau's score is v . tanh(W h_{t-1} + U a_j), and c_t is read by step t; Luong's are h_t . a_j and
 h_t . W a_j, which need no step loop while the true words are read: all steps attend at once.
 
 Expected: see results/seq2seq_multi30k.md: BLEU with and without attention, seeds, time and machine.
@@ -40,9 +40,8 @@ Differences from these papers:
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -59,14 +58,12 @@ from recipes.engine.config import TrainingConfig
 from recipes.engine.data import translation
 from recipes.engine.data.translation import END, PAD, START, UNKNOWN
 from recipes.engine.errors import usage_error
+from recipes.engine.translations import Outputs, bleu, draw_alignments, draw_by_length
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Outputs = dict[str, dict[str, Sequence[str]]]  # by test set: source, reference and translation
-
 TOGETHER = 100  # sentences translated or evaluated at once
-BINS = (0, 8, 10, 12, 14, 17, 100)  # edges of the sentence lengths in the figure, in words
 
 
 @dataclass(frozen=True)
@@ -406,15 +403,6 @@ def _detached(nest: Any) -> Any:
     return keras.tree.map_structure(ops.stop_gradient, nest)
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str], lowercase: bool) -> tuple[float, str]:
-    """sacreBLEU of a test set in per cent, and the signature that says how it was computed."""
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU(lowercase=lowercase)
-    score = metric.corpus_score(list(hypotheses), [list(references)]).score
-    return score, str(metric.get_signature())
-
-
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train, translate the test sets, draw attention and BLEU by length."""
     corpus = translation.load(config.dataset, config.target, config.data_dir)
@@ -446,7 +434,14 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     if model.attention is not None:
         first = next(iter(outputs.values()))
         run.figure("attention_maps", draw_attention(model, config, first, vocabularies))
-    run.figure("bleu_by_length", draw_by_length({f"attention: {config.attention}": outputs, **other}, config))
+    run.figure(
+        "bleu_by_length",
+        draw_by_length(
+            {f"attention: {config.attention}": outputs, **other},
+            config.lowercase,
+            f"{corpus.name} en-{config.target}, beam {config.beam}, all test sentences",
+        ),
+    )
     validation = {f"val/{name}": value for name, value in evaluate().items()}
     return {**metrics, **validation, "parameters": model.count_params()}
 
@@ -504,75 +499,24 @@ def tested(
 def draw_attention(
     model: Translator,
     config: Config,
-    texts: dict[str, Sequence[str]],
+    texts: Mapping[str, Sequence[str]],
     vocabularies: Sequence[translation.Vocabulary],
 ) -> Figure:
-    """Where the decoder looked at each word of six translations."""
-    from matplotlib.figure import Figure
-
-    lengths = np.array([len(translation.words_of(s)) for s in texts["source"]])
-    chosen = np.flatnonzero((lengths >= min(8, np.median(lengths))) & (lengths <= 13))[:6]
-    figure = Figure(figsize=(13, 8.5), layout="constrained")
-    for place, index in enumerate(chosen, start=1):
-        words = [
+    """Where the decoder looked at each word of six translations, of sentences neither short nor long."""
+    lengths = np.array([len(translation.words_of(source)) for source in texts["source"]])
+    alignments = []
+    for index in np.flatnonzero((lengths >= min(8, np.median(lengths))) & (lengths <= 13))[:6]:
+        source, said = (
             translation.words_of(texts[side][index], config.lowercase) for side in ("source", "translation")
-        ]
-        pair = tuple(v.encode(side) for v, side in zip(vocabularies, words, strict=True))
+        )
+        pair = tuple(v.encode(words) for v, words in zip(vocabularies, (source, said), strict=True))
         x, _ = translation.padded([pair])
         weights = ops.convert_to_numpy(_detached(model.alignment(ops.convert_to_tensor(x))))[0]
-        axes = figure.add_subplot(2, 3, place)
-        axes.imshow(weights[: len(pair[1]) + 1, : len(pair[0])], cmap="Greys", vmin=0, vmax=1, aspect="auto")
-        unknown = [f"[{word}]" if n == UNKNOWN else word for word, n in zip(words[0], pair[0], strict=True)]
-        axes.set_xticks(range(len(unknown)), unknown, rotation=60, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(words[1]) + 1), [*words[1], "<end>"])
-        axes.tick_params(labelsize=8)
-    figure.suptitle(f"attention ({config.attention}): each row's weights on the source; [unknown words]")
-    return figure
-
-
-def draw_by_length(runs: dict[str, Outputs], config: Config) -> Figure:
-    """BLEU of all test sentences by the length of the source, and the difference between two runs."""
-    from matplotlib.figure import Figure
-
-    scores: dict[str, list[float]] = {}
-    for name, outputs in runs.items():
-        texts = {
-            key: [s for test in outputs.values() for s in test[key]] for key in next(iter(outputs.values()))
-        }
-        lengths = np.array([len(translation.words_of(s)) for s in texts["source"]])
-        places = [
-            np.flatnonzero((lengths > low) & (lengths <= high)) for low, high in itertools.pairwise(BINS)
-        ]
-        scores[name] = [
-            bleu(*([texts[key][i] for i in place] for key in ("translation", "reference")), config.lowercase)[
-                0
-            ]
-            if len(place)
-            else np.nan
-            for place in places
-        ]
-    labels = [
-        f"{low + 1}-{high if high < BINS[-1] else ''}\nn={len(place)}"
-        for (low, high), place in zip(itertools.pairwise(BINS), places, strict=True)
-    ]
-    figure = Figure(figsize=(5.5 * len(scores), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(scores), squeeze=False)[0]
-    for name, values in scores.items():
-        panels[0].plot(values, "o-", label=name)
-    panels[0].set_ylabel("BLEU")
-    panels[0].legend()
-    if len(scores) == 2:
-        (first, ours), (second, theirs) = scores.items()
-        panels[1].bar(range(len(labels)), np.subtract(ours, theirs), color="tab:gray")
-        panels[1].axhline(0, color="black", linewidth=0.8)
-        panels[1].set_ylabel("difference in BLEU")
-        panels[1].set_title(f"{first}  minus  {second}", fontsize="medium")
-    for axes in panels:
-        axes.set_xticks(range(len(labels)), labels)
-        axes.set_xlabel("words in the source sentence")
-        axes.grid(alpha=0.3)
-    figure.suptitle(f"{config.dataset} en-{config.target}, beam {config.beam}, all test sentences")
-    return figure
+        shown = [f"[{word}]" if n == UNKNOWN else word for word, n in zip(source, pair[0], strict=True)]
+        alignments.append((shown, [*said, "<end>"], weights[: len(said) + 1, : len(source)]))
+    return draw_alignments(
+        alignments, f"attention ({config.attention}): each row's weights on the source; [unknown words]"
+    )
 
 
 if __name__ == "__main__":

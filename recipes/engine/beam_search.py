@@ -32,7 +32,7 @@ def beam_search(
     length_penalty: float = 0.0,
     forbidden: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
-    """Search for the sequences y that maximize log p(y) / ((5 + |y|) / 6) ** length_penalty, |y| with its end.
+    """Search for sequences y of high log p(y) / ((5 + |y|) / 6) ** length_penalty; |y| counts the end mark.
 
     The `width` best beginnings of each sentence are kept and continued by every word; a finished one keeps
     its place as long as it is among the best. Width 1 takes the likeliest word each time (greedy); a width

@@ -29,7 +29,7 @@ MULTIPLE = 4
 
 # A word is letters and digits, with hyphens inside and at its end an apostrophe that joins it to the next
 # (l'homme is l' homme, man's is man' s); every other character stands alone.
-TOKEN = re.compile(r"\w+(?:-\w+)*['’](?=\w)|\w+(?:-\w+)*|[^\w\s]")
+TOKEN = re.compile(r"\w+(?:-\w+)*['\u2019](?=\w)|\w+(?:-\w+)*|[^\w\s]")
 CLOSING = set(".,;:!?)]}%»…")
 OPENING = set("([{«")
 
@@ -47,7 +47,7 @@ def sentence_of(words: Sequence[str]) -> str:
         closes = word in CLOSING or (word == '"' and quoted)
         text += word if joined or closes else " " + word
         quoted ^= word == '"'
-        joined = opens or (len(word) > 1 and word[-1] in "'’")
+        joined = opens or (len(word) > 1 and word[-1] in "'\u2019")
     return text
 
 
@@ -196,7 +196,7 @@ class PackedBatches:
 
     Args:
         examples: what to draw from.
-        batch_size: sentence pairs in one optimizer step; what is left over in an epoch, at random, is left out.
+        batch_size: sentence pairs in one optimizer step; what is left over in an epoch is left out.
         seed: fixes the order and what is sampled.
         accumulate: batches that one optimizer step is cut into.
         sampling: probability of the last step that the decoder reads its own word instead of the true one;
