@@ -1,10 +1,6 @@
 """Translation: it learns, its masks hold, its three ways to decode are one, its backends agree."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import mlflow
@@ -14,12 +10,12 @@ from keras import ops
 
 import layers
 from recipes import seq2seq_multi30k as recipe
-from recipes.engine import backend, launch, tracking, translations
+from recipes.engine import launch, tracking, translations
 from recipes.engine.data import translation
 from recipes.engine.data.translation import Corpus, Pairs
 from recipes.engine.errors import RecipeError
+from tests.recipes import agreement
 
-ROOT = Path(__file__).parents[2]
 ATTENTION = ("none", "bahdanau", "luong-dot", "luong-general")
 
 
@@ -27,8 +23,7 @@ def translator(attention="luong-general", **options):
     config = recipe.Config(embedding=6, units=8, attention=attention, **{"dropout": 0.0, **options})
     model = recipe.Translator(config, 12, 10)
     model.build((None, 3, None))
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(size=v.shape).astype("float32") / 2 for v in model.weights])
+    agreement.set_weights_from_numpy(model, np.random.default_rng(0))
     return config, model
 
 
@@ -192,27 +187,23 @@ def test_bleu_by_length_groups_all_sentences():
     assert groups[0][3] == pytest.approx(100) and groups[-1][3] < 10
 
 
-@pytest.mark.once
-@pytest.mark.skipif(len(backend.installed()) < 2, reason="only one backend is installed")
-def test_backends_agree(tmp_path):
+@pytest.mark.parametrize(
+    ("attention", "options"),
+    [
+        ("none", {"cell": "lstm"}),
+        ("luong-dot", {}),
+        ("luong-general", {"sampling": 0.5}),
+        ("bahdanau", {"cell": "lstm"}),
+    ],
+)
+def test_backends_agree(attention, options, batch, meeting_place):
     """Same weights, same sentences: logits, loss and every gradient, to 1e-5 of the largest."""
-    script = str(Path(__file__).with_name("seq2seq_agreement.py"))
-    running = {
-        name: subprocess.Popen(
-            [sys.executable, script, str(tmp_path / f"{name}.npz")],
-            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE, text=True,
-        )
-        for name in backend.installed()
-    }  # fmt: skip
-    for process in running.values():
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors[-2000:]
-    first, *others = (np.load(tmp_path / f"{name}.npz") for name in running)
-    assert len(first.files) == 12
-    for other in others:
-        for key in first.files:
-            assert np.abs(first[key] - other[key]).max() <= 1e-5 * max(1, np.abs(first[key]).max()), key
+    config, model = translator(attention, **options)
+    x, y = np.array(batch[0]), batch[1]
+    x[:, 2, [2, 4]] = config.sampling > 0
+    loss_of = recipe.loss_of(config)
+    results = agreement.outputs_loss_and_gradient(model, x, lambda logits: loss_of(y, logits))
+    agreement.assert_backends_agree(meeting_place, f"seq2seq {attention}", results)
 
 
 @pytest.mark.once
