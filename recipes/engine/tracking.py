@@ -247,6 +247,7 @@ def read(uri: str | None, run_id: str, artifact: str) -> tuple[dict[str, str], s
     from mlflow.exceptions import MlflowException
 
     client, uri = connect(uri)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     parameters = find(client, uri, run_id).data.params
     with tempfile.TemporaryDirectory() as folder:
         try:
