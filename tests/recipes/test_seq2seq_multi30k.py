@@ -10,7 +10,7 @@ from keras import ops
 
 import layers
 from recipes import seq2seq_multi30k as recipe
-from recipes.engine import launch, tracking, translations
+from recipes.engine import launch, probes, tracking, translations
 from recipes.engine.data import translation
 from recipes.engine.data.translation import Corpus, Pairs
 from recipes.engine.errors import RecipeError
@@ -164,6 +164,17 @@ def test_sampling_reads_what_the_decoder_says(batch):
         scores, states = model.say(ops.convert_to_tensor(words), ops.arange(3, dtype="int32"), states, memory)
         words = numpy_of(scores).argmax(axis=-1).astype("int32")
         np.testing.assert_array_equal(words, said[:, t])
+
+
+def test_a_probe_sees_what_is_outside_of_the_loop(batch):
+    """The decoder's parts run within the loop, where their outputs cannot be had; their gradients can."""
+    config, model = translator("bahdanau")
+    model.compile(loss=recipe.loss_of(config))
+    values = probes.looking(model)(*batch)
+    assert np.isfinite(list(values.values())).all()
+    assert values[f"grad_norm/{model.query.name}"] > 0
+    assert f"activation_mean/{model.combine.name}" in values
+    assert f"activation_mean/{model.query.name}" not in values
 
 
 def test_the_loss_is_the_smoothed_cross_entropy(rng):
