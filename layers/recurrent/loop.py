@@ -14,6 +14,13 @@ from keras import ops
 
 Tensor = Any
 
+_running: list[Callable] = []  # the steps that are being called, of loops within loops
+
+
+def within() -> bool:
+    """Whether a step is being called: on JAX and TensorFlow its tensors mean nothing outside of the loop."""
+    return bool(_running)
+
 
 def time_major(x: Tensor) -> Tensor:
     """Swaps batch and time: `(batch, time, ...)` to `(time, batch, ...)` and back."""
@@ -120,7 +127,11 @@ def masked_step(
     step: Callable, x: Tensor, mask: Tensor | None, states: list, output: Tensor
 ) -> tuple[Tensor, list]:
     """One step; where the mask is false the output and the states of the step before stay."""
-    new_output, new_states = step(x, states)
+    _running.append(step)
+    try:
+        new_output, new_states = step(x, states)
+    finally:
+        _running.pop()
     if mask is None:
         return new_output, new_states
     new_output, *new_states = select(mask, [new_output, *new_states], [output, *states])

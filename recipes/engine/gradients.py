@@ -134,7 +134,7 @@ def jacobian(function: Callable, argnums: int = 0) -> Callable:
 
 
 def compiled(function: Callable) -> Callable:
-    """`function` compiled for repeated calls with tensors of the same shapes.
+    """`function` compiled for repeated calls with tensors of the same shapes, or few different ones.
 
     `jax.jit` on JAX and `tf.function` on TensorFlow. PyTorch runs eagerly: `torch.compile` needs a C++
     compiler at run time, which a student's machine may not have.

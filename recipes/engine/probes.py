@@ -20,6 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from layers.recurrent import loop
 from recipes.engine import figures, gradients
 from recipes.engine.data.batches import Batches
 from recipes.engine.tracking import Run
@@ -153,7 +154,9 @@ class outputs_of:
     @staticmethod
     def _keeping(call: Callable, seen: dict[int, Any], key: int) -> Callable:
         def kept(*arguments: Any, **named: Any) -> Any:
-            seen[key] = outputs = call(*arguments, **named)
+            outputs = call(*arguments, **named)
+            if not loop.within():  # a layer that is only called in a loop over time has no activations here
+                seen[key] = outputs
             return outputs
 
         return kept

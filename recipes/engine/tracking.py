@@ -240,6 +240,32 @@ def find(client: "MlflowClient", uri: str, run_id: str) -> Any:
         ) from None
 
 
+def read(uri: str | None, run_id: str, artifact: str) -> tuple[dict[str, str], str | None]:
+    """What another run was told and has stored.
+
+    Args:
+        uri: as in `start`.
+        run_id: the run.
+        artifact: the path of a text that it stored.
+
+    Returns:
+        Its parameters, and the text; None if it has none of that name.
+
+    Raises:
+        RecipeError: there is no such run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client, uri = connect(uri)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    parameters = find(client, uri, run_id).data.params
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return parameters, Path(client.download_artifacts(run_id, artifact, folder)).read_text()
+        except (MlflowException, OSError):
+            return parameters, None
+
+
 def process_tags() -> dict[str, str]:
     """What tells whether a run that says RUNNING is."""
     return {"host": socket.gethostname(), "process": str(os.getpid())}

@@ -44,8 +44,8 @@ def fit(
     Args:
         model: compiled; its optimizer made with `optimizer_options(config)`.
         batches: training data, cut by `config.accumulate`.
-        validation: looked at after every epoch, with the averaged weights under `--ema`; or what to do then
-            in place of `model.evaluate`, returning metrics.
+        validation: looked at after every epoch, with the averaged weights under `--ema`: a split that
+            `model.evaluate` takes, or a function that measures the model itself.
         config: the run's settings.
         run: where curves go.
         schedule: the learning rate at an optimizer step.
