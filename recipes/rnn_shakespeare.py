@@ -10,7 +10,7 @@ state is part of a checkpoint, so that a killed run goes on as if it had not bee
     python -m recipes.rnn_shakespeare --dataset python_docs --epochs 4       # built in, no download
 
 Expected: 1.461 nats a character of the validation text and 1.567 of the test text after 4 of 6 epochs, on JAX
-in about 14 minutes of one core for all 6 (results/rnn_shakespeare.md).
+(results/rnn_shakespeare.md).
 
 Loss: nats a character; bits a character are that over log 2. Validation and test text are read once, in 16
 rows that each start from an empty memory. `baseline/characters` and `baseline/pairs` are what the
