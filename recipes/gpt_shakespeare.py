@@ -8,7 +8,8 @@ kept in a cache, and reading one character costs one row in place of a whole win
     python -m recipes.gpt_shakespeare --positional rotary
     python -m recipes.gpt_shakespeare --dataset python_docs --epochs 2       # built in, no download
 
-Expected: see results/gpt_shakespeare.md.
+Expected: with a cache it writes 3.7 times as fast as without at a context of 64, and 9.6 times at 256, on JAX
+(results/gpt_shakespeare.md).
 
 Loss: nats a character; the validation and test texts are cut into windows of `--context` characters side by
 side, so that a character has half a window before it on average. `baseline/characters` and `baseline/pairs`
@@ -351,7 +352,8 @@ def uncached(model: keras.Model, context: int, rows: int = 1) -> Callable[[np.nd
 def speed(read: Callable[[np.ndarray], np.ndarray], config: Config) -> float:
     """Characters a second that are written by a reader, once it is compiled."""
     prompt, way = np.zeros(1, np.int32), [writing.Way()]
-    writing.write(read, prompt, config.context, way, seed=0)  # compiles all there is to compile
+    # Past the first full window: all that there is to compile is compiled.
+    writing.write(read, prompt, config.context + 1, way, seed=0)
     start = time.perf_counter()
     writing.write(read, prompt, config.written, way, seed=0)
     return config.written / (time.perf_counter() - start)

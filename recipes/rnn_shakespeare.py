@@ -5,11 +5,12 @@ The network reads a text character by character and says what comes next. Gradie
 goes on where the same row of the batch before stopped (truncated backpropagation through time). The carried
 state is part of a checkpoint, so that a killed run goes on as if it had not been.
 
-    python -m recipes.rnn_shakespeare --backend torch                        # two LSTMs of 256 units
-    python -m recipes.rnn_shakespeare --cell gru --layers 1 --parameters 150000
+    python -m recipes.rnn_shakespeare --backend jax                          # two LSTMs of 256 units
+    python -m recipes.rnn_shakespeare --cell gru --layers 1 --parameters 150000 --epochs 2 --dropout 0
     python -m recipes.rnn_shakespeare --dataset python_docs --epochs 4       # built in, no download
 
-Expected: see results/rnn_shakespeare.md.
+Expected: 1.461 nats a character of the validation text and 1.567 of the test text after 4 of 6 epochs, on JAX
+(results/rnn_shakespeare.md).
 
 Loss: nats a character; bits a character are that over log 2. Validation and test text are read once, in 16
 rows that each start from an empty memory. `baseline/characters` and `baseline/pairs` are what the
@@ -77,7 +78,7 @@ class Config(writing.WritingConfig):
 
     dataset: Literal["tiny_shakespeare", "python_docs"] = "tiny_shakespeare"
     """Text to learn from: Shakespeare by TensorFlow Datasets, or Python's own documentation (built in)."""
-    epochs: int = 12
+    epochs: int = 6
     """Passes over the training text."""
     batch_size: int = 32
     """Rows of text read side by side."""
@@ -95,7 +96,7 @@ class Config(writing.WritingConfig):
     """In place of --units: as many units as give about so many weights in all."""
     length: int = 64
     """Characters through which gradients flow back."""
-    dropout: float = 0.25
+    dropout: float = 0.1
     """Share of each layer's outputs dropped in training."""
     bidirectional: bool = False
     """Refused: a model that reads backwards too would be shown what it is to predict."""

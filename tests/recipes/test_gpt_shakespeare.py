@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from recipes import gpt_shakespeare as recipe
-from recipes.engine import launch, models, writing
+from recipes.engine import launch, models
 from recipes.engine.data import text as texts
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
@@ -18,6 +18,8 @@ from tests.recipes import agreement
 
 CHARACTERS, CONTEXT = 11, 8
 POSITIONAL = ("sinusoidal", "learned", "relative", "rotary", "alibi")
+# JAX compiles slowly, and the encodings have tests of their own: all of them on PyTorch alone.
+CACHED = POSITIONAL if keras.backend.backend() == "torch" else ("relative",)
 LEARNS = {"steps": 60, "checkpoint_every": "25", "epochs": 2, "written": 10}
 
 
@@ -93,30 +95,27 @@ def test_a_killed_run_goes_on(learned, tmp_path, monkeypatch):
     assert again["test/loss"] == metrics["test/loss"]
 
 
-@pytest.mark.parametrize("positional", POSITIONAL)
+@pytest.mark.parametrize("positional", CACHED)
 def test_a_cache_changes_nothing(positional, rng):
-    """Character by character with a cache: the logits of the whole; the same text, past full windows too."""
+    """Character by character with a cache: the logits of the whole; past a full window, those without one."""
     model = network(rng, positional=positional)
-    numbers = rng.integers(0, CHARACTERS, (2, CONTEXT)).astype("int32")
-    whole = ops.convert_to_numpy(model(numbers))
-    for make in (recipe.cached, recipe.uncached):
-        read = make(model, CONTEXT, rows=2)
-        logits = np.stack([read(numbers[:, [place]]) for place in range(CONTEXT)], axis=1)
-        np.testing.assert_allclose(logits, whole, atol=2e-5)
-    texts_ = [
-        writing.write(
-            make(model, CONTEXT, 2), numbers[0, :2], 3 * CONTEXT, [writing.Way(0), writing.Way()], 0
-        )
-        for make in (recipe.cached, recipe.uncached)
-    ]
-    np.testing.assert_array_equal(*texts_)
+    numbers = rng.integers(0, CHARACTERS, (2, 2 * CONTEXT)).astype("int32")
+    window = numbers[:, :CONTEXT]
+    whole = ops.convert_to_numpy(model(window))
+    one, other = (
+        np.stack([read(column[:, None]) for column in numbers.T], axis=1)
+        for read in (recipe.cached(model, CONTEXT, rows=2), recipe.uncached(model, CONTEXT, rows=2))
+    )
+    np.testing.assert_allclose(one[:, :CONTEXT], whole, atol=2e-5)
+    np.testing.assert_allclose(one, other, atol=2e-5)
     # Nor does the future change the past.
-    changed = numbers.copy()
+    changed = window.copy()
     changed[:, 5] = (changed[:, 5] + 1) % CHARACTERS
     difference = np.abs(ops.convert_to_numpy(model(changed)) - whole).max(axis=(0, 2))
     assert difference[:5].max() < 1e-6 < 1e-4 < difference[5:].min()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("positional", POSITIONAL)
 def test_places_matter(positional, rng):
     """The same characters in another order are another text: without places only the last would count."""
@@ -129,7 +128,7 @@ def test_places_matter(positional, rng):
 @pytest.mark.parametrize("positional", POSITIONAL)
 def test_backends_agree(positional, rng, meeting_place):
     """Same weights, same characters: logits, loss and gradient."""
-    model = network(rng, positional=positional)
+    model = network(rng, positional=positional, layers=1)
     x, y = (rng.integers(0, CHARACTERS, (3, CONTEXT)).astype("int32") for _ in range(2))
     results = agreement.outputs_loss_and_gradient(model, x, lambda logits: recipe.cross_entropy(y, logits))
     agreement.assert_backends_agree(meeting_place, f"gpt_shakespeare {positional}", results)
