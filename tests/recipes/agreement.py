@@ -59,7 +59,10 @@ def outputs_loss_and_gradient(model: keras.Model, inputs, loss_of, training=True
                            training=training)  # fmt: skip
         return keras.ops.mean(loss_of(outputs))
 
-    value, gradient = gradients.value_and_grad(loss)(*gradients.variables_of(model))
+    slopes = gradients.value_and_grad(loss)
+    if keras.backend.backend() == "jax":
+        slopes = gradients.compiled(slopes)  # operation by operation it would compile each by itself
+    value, gradient = slopes(*gradients.variables_of(model))
     return {
         "outputs": model.predict(inputs, verbose=0),
         "loss": keras.ops.convert_to_numpy(value),
