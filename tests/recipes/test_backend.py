@@ -78,7 +78,8 @@ def test_keras_comes_without_what_no_recipe_needs():
 
 
 def test_jax_keeps_compiled_programs(tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)  # the tests' own, see conftest.py
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name, raising=False)  # the tests' own, see conftest.py
     code = (
         "from recipes.engine import backend; backend.choose(['--backend', 'jax'])\n"
         "import jax; jax.jit(lambda x: 2 * x)(jax.numpy.ones(3)).block_until_ready()"

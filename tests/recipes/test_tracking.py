@@ -16,6 +16,8 @@ from recipes.engine.errors import RecipeError
 
 pytestmark = pytest.mark.once
 
+create_store = tracking._create_store  # as it is outside the tests, see conftest.py
+
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
@@ -159,6 +161,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     """MLflow cannot mend a store whose tables are half made: it is there whole, or not at all."""
     from mlflow import MlflowClient
 
+    monkeypatch.setattr(tracking, "_create_store", create_store)
     class Killed(BaseException):
         pass
 
