@@ -162,6 +162,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
     monkeypatch.setattr(tracking, "_create_store", create_store)
+
     class Killed(BaseException):
         pass
 
