@@ -10,7 +10,7 @@ one at a time by sweeps.
     python -m recipes.mlp_fashion --dataset digits --epochs 30           # built in, no download
     python -m tuning.sweep mlp_fashion --epochs 6 --projected 0 --grid activation=relu,tanh --seeds 3
 
-Expected: TO BE MEASURED.
+Expected: 89.6 % of Fashion-MNIST's test images, on JAX in 161 s (results/mlp_fashion.md).
 
 Figures: learning_curves; confusion_matrix; features (what the first layer's units look for); pca and tsne
 (test images by their pixels and by each hidden layer). Of the classic models the confusion matrix.
@@ -65,11 +65,11 @@ class Config(TrainingConfig):
     """Images to classify; digits are built in."""
     model: Literal["mlp", "logistic", "boosting"] = "mlp"
     """mlp: this recipe's network; logistic, boosting: scikit-learn's classifiers, for comparison."""
-    epochs: int = 20
+    epochs: int = 12
     """Passes over the training data."""
     learning_rate: float | None = None
     """Peak step size of one cycle; default: one that suits the optimizer."""
-    units: int = 512
+    units: int = 256
     """Width of the hidden layers."""
     depth: int = 2
     """Number of hidden layers."""
@@ -79,7 +79,7 @@ class Config(TrainingConfig):
         "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion"
     ] = "adamw"
     """momentum and nesterov are SGD with momentum 0.9; adamw has a weight decay of 0.01."""
-    dropout: float = 0.3
+    dropout: float = 0.2
     """Share of every hidden layer's units dropped in training."""
     strength: float = 0.01
     """Of logistic regression: one over the penalty on squared weights."""
