@@ -472,6 +472,7 @@ def latent_map(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], de
         images = decoded(np.stack(np.meshgrid(ticks, ticks[::-1]), axis=-1))[
             ..., 0
         ]  # (20, 20, height, width)
+        images = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.4)
         height, width = images.shape[2:]
         picture = images.transpose(0, 2, 1, 3).reshape(20 * height, 20 * width)
         right = figure.add_subplot(1, 2, 2)
