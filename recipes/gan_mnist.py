@@ -43,8 +43,8 @@ References:
 
 Differences from the papers:
     1. Two convolutions a network, of 4x4 and fewer filters, for images of 28x28 on a CPU.
-    2. The label of the conditional GAN is a vector beside the noise and in the discriminator, as by Miyato
-       and Koyama, one multiplied with the features: logit = w.f(x) + v_label.f(x).
+    2. The label of the conditional GAN is a vector beside the noise and, in the discriminator, one that
+       is multiplied with the features (Miyato and Koyama): logit = w.f(x) + v_label.f(x).
     3. The critic of wgan-gp has no normalization (Gulrajani et al. allow layer normalization).
     4. Weights start as Glorot and Bengio, in place of N(0, 0.02); the two networks have few layers.
 """

@@ -19,7 +19,7 @@ from tests.layers.checking import numpy_of
 
 CLOCKED = ("duration_seconds",)
 
-# What `losses_and_slopes` gave on PyTorch: each player's loss, and its slope along a direction of the weights.
+# What `losses_and_slopes` gave on PyTorch: each player's loss, and its slope along a direction.
 ON_TORCH = {
     "dcgan": [1.750661, 4.824476, 1.434175, -1.484954],
     "conditional": [1.870016, 1.47523, 1.912144, 1.301041],
