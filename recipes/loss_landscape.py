@@ -13,7 +13,8 @@ its own two principal components: in random directions it would not be seen to m
     python -m recipes.loss_landscape --shortcut none                  # the same without shortcuts
     python -m recipes.loss_landscape --depth 32 --shortcut none       # deeper: the landscape has changed
 
-Expected: see results/loss_landscape.md. `sharpness/train` is the mean increase of the loss at |a| = 1/2 over
+Expected: 32 layers without shortcuts are 2.3 times as sharp as with them, on JAX in 54 to 87 s
+(results/loss_landscape.md). `sharpness/train` is the mean increase of the loss at |a| = 1/2 over
 the random directions, `sharpness/train_error` that of the share of errors. With 20 layers shortcuts make no
 difference that three seeds could show; with 32 the plain network is two to three times as sharp.
 

@@ -7,7 +7,8 @@ image beside each other, BLAS multiplies, and the gradient comes from the transp
     python -m recipes.numpy_cnn --backend numpy                      # MNIST by TensorFlow Datasets
     python -m recipes.numpy_cnn --backend numpy --dataset digits     # built in, 8x8 pixels enlarged to 16x16
 
-Expected: results/numpy/README.md, with test accuracy, seeds, time and machine.
+Expected: 98.95 +/- 0.11 % of MNIST's test images over three seeds, with NumPy in 54 to 78 s
+(results/numpy/README.md).
 
 Figures: learning_curves, filters (kernels of the first layer), feature_maps (a digit on its way through the
 layers), errors (the most confident ones).

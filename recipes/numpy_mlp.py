@@ -8,7 +8,8 @@ records.
     python -m recipes.numpy_mlp --backend numpy                      # MNIST by TensorFlow Datasets
     python -m recipes.numpy_mlp --backend numpy --dataset digits     # built in, 8x8 pixels
 
-Expected: results/numpy/README.md, with test accuracy, seeds, time and machine. Both copies end with the
+Expected: 98.36 +/- 0.06 % of MNIST's test images over three seeds, with NumPy in 57 to 98 s
+(results/numpy/README.md). Both copies end with the
 same weights, bit for bit where BLAS adds in the same order.
 
 Figures: learning_curves (both copies and the distance between their weights), predictions, errors (the most

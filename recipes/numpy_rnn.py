@@ -7,7 +7,8 @@ apart: how well they predict the next character, and what is left of a gradient 
     python -m recipes.numpy_rnn --backend numpy                              # Python's own documentation
     python -m recipes.numpy_rnn --backend numpy --dataset tiny_shakespeare   # by TensorFlow Datasets
 
-Expected: results/numpy/README.md, with loss, reach of the gradient, seeds, time and machine. Before training
+Expected: test losses of 1.91, 1.89 and 1.59 nats a character by RNN, LSTM and GRU, with NumPy in 98 s
+(results/numpy/README.md). Before training
 the RNN's orthogonal kernel carries gradients furthest; after training it is the RNN that has lost them.
 
 Figures: learning_curves (against the entropy of single characters and of pairs), gradient_norms

@@ -6,7 +6,8 @@ networks need far fewer units than the staircase, but training, not width, soon 
 
     python -m recipes.universal_approximation --backend numpy
 
-Expected: results/numpy/README.md. The staircase's error falls like 1/width; that of trained networks much
+Expected: 64 trained units are 1.3 to 3.5 times as exact as a staircase of 64, with NumPy in 38 s
+(results/numpy/README.md). The staircase's error falls like 1/width; that of trained networks much
 faster at first, then levels off at what the optimizer reaches in its steps.
 
 Figures: construction (bumps and staircases), fits (1-D functions and networks of growing width),

@@ -19,10 +19,14 @@ INSTALLED = [name for name, module in BACKENDS.items() if importlib.util.find_sp
 # `once` tests run in the process that has the least to compile.
 ONCE = next(name for name in ("torch", "tensorflow", "jax") if name in INSTALLED)
 
+# Ray's workers would wait behind the other backends' tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 if BACKEND == "jax":
-    # Tests compile much and compute little: without optimization they take three quarters of the time.
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    # Tests compile much and compute little: without optimization, and with XLA's older way of fusing, most
+    # operations compile in half the time or less.
+    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    os.environ["XLA_FLAGS"] = " ".join([*flags, "--xla_cpu_use_fusion_emitters=false"]).strip()
     # What one test compiled the next need not, nor the processes that tests start.
     COMPILED = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
@@ -52,6 +56,12 @@ def rng():
     import numpy as np
 
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def meeting_place(tmp_path_factory):
+    """The folder that all backends' test processes share; None where this one runs alone."""
+    return tmp_path_factory.getbasetemp().parent / "meeting" if "PYTEST_XDIST_WORKER" in os.environ else None
 
 
 @pytest.fixture(autouse=True)

@@ -255,6 +255,8 @@ def connect(uri: str | None) -> tuple["MlflowClient", str]:
     # A server that goes away later is met by Run's own patience, not by minutes of silent retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # A run reports to its store and to nobody else; MLflow reads this when it is imported.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with _store_errors(uri):
         # Not mlflow.set_tracking_uri: it would decide for the whole process and its children.
         from mlflow import MlflowClient

