@@ -22,12 +22,15 @@ whatever the run's seed, kept in the cache and stored with the run; tag `classif
     diversity          variance of the features within a class, generated / real; the mean over all classes
     class_distance     total variation between the shares of the classes, generated and real
     confidence         mean probability of the likeliest class
+    obedience          share of the conditional generator's images that the classifier reads as asked
 
 A generator has collapsed when fewer than 8 classes are covered or the diversity is below 0.2. It is looked at
 after every epoch, on 2,000 images: a line on the terminal, the curve `val/collapsed` and the tag
 `mode_collapse` say so.
 
-Expected: see results/gan_mnist.md.
+Expected: all ten classes, and a Frechet distance of 28 (floor 0.5) after 4 epochs of MNIST, on JAX in 1156 s
+beside other work; on the built-in digits 3.5 to 5.5 (floor 1.6), on PyTorch in 139 to 170 s
+(results/gan_mnist.md).
 
 Figures: losses of both players, quality over training, samples, samples_over_training (the same noise after
 every epoch), class_shares, nearest_neighbours (of generated images among the training images).
@@ -36,12 +39,14 @@ References:
     Goodfellow et al., 2014, Generative adversarial networks, arXiv:1406.2661.
     Radford, Metz and Chintala, 2016, DCGAN, arXiv:1511.06434.
     Mirza and Osindero, 2014, Conditional generative adversarial nets, arXiv:1411.1784.
+    Miyato and Koyama, 2018, cGANs with projection discriminator, arXiv:1802.05637.
     Gulrajani et al., 2017, Improved training of Wasserstein GANs, arXiv:1704.00028.
     Heusel et al., 2017, GANs trained by a two time-scale update rule, arXiv:1706.08500 (Frechet distance).
 
 Differences from the papers:
     1. Two convolutions a network, of 4x4 and fewer filters, for images of 28x28 on a CPU.
-    2. The label of the conditional GAN is a vector beside the noise and a plane beside the image.
+    2. The label of the conditional GAN is a vector beside the noise and, in the discriminator, one that
+       is multiplied with the features (Miyato and Koyama): logit = w.f(x) + v_label.f(x).
     3. The critic of wgan-gp has no normalization (Gulrajani et al. allow layer normalization).
     4. Weights start as Glorot and Bengio, in place of N(0, 0.02); the two networks have few layers.
 """
@@ -134,7 +139,10 @@ def build_generator(config: Config, data: engine.data.Dataset) -> keras.Model:
     if config.objective == "conditional":
         label = keras.Input((), dtype="int32", name="label")
         inputs = [noise, label]
-        x = keras.layers.Concatenate()([noise, layers.Embedding(len(data.labels), len(data.labels))(label)])
+        # Codes far apart from the start: small ones are lost beside the noise, and labels stay unheeded.
+        far = layers.initializers.Orthogonal(gain=4.0)
+        code = layers.Embedding(len(data.labels), len(data.labels), embeddings_initializer=far)(label)
+        x = keras.layers.Concatenate()([noise, code])
     x = layers.Dense(height // 4 * (width // 4) * 2 * config.filters, use_bias=False, **_start())(x)
     x = keras.layers.Reshape((height // 4, width // 4, 2 * config.filters))(x)
     x = _activated("relu", layers.BatchNormalization(momentum=0.9)(x))
@@ -148,21 +156,22 @@ def build_generator(config: Config, data: engine.data.Dataset) -> keras.Model:
 
 def build_discriminator(config: Config, data: engine.data.Dataset) -> keras.Model:
     """Images in -1 ... 1, and labels (batch,) if conditional, to logits (batch, 1): how real."""
-    height, width, _ = data.shape
     image = keras.Input(data.shape, name="image")
-    inputs, x = image, image
-    if config.objective == "conditional":
-        label = keras.Input((), dtype="int32", name="label")
-        inputs = [image, label]
-        plane = layers.Embedding(len(data.labels), height * width)(label)
-        x = keras.layers.Concatenate()([image, keras.layers.Reshape((height, width, 1))(plane)])
-    x = layers.Conv2D(config.filters, 4, strides=2, padding="same", **_start())(x)
+    x = layers.Conv2D(config.filters, 4, strides=2, padding="same", **_start())(image)
     x = _activated("leaky_relu", x)
     x = layers.Conv2D(2 * config.filters, 4, strides=2, padding="same", **_start())(x)
     if config.objective != "wgan-gp":  # the penalty is each image's own; a batch's statistics would mix them
         x = layers.BatchNormalization(momentum=0.9)(x)
-    x = keras.layers.Flatten()(_activated("leaky_relu", x))
-    return keras.Model(inputs, layers.Dense(1, dtype="float32", **_start())(x), name="discriminator")
+    x = keras.layers.Flatten()(_activated("leaky_relu", x))  # (batch, features)
+    logits = layers.Dense(1, dtype="float32", **_start())(x)
+    if config.objective != "conditional":
+        return keras.Model(image, logits, name="discriminator")
+    label = keras.Input((), dtype="int32", name="label")
+    wanted = layers.Embedding(len(data.labels), x.shape[-1])(label)  # (batch, features)
+    match = keras.layers.Dot(axes=1, dtype="float32")([x, wanted])  # (batch, 1)
+    return keras.Model(
+        [image, label], keras.layers.Add(dtype="float32")([logits, match]), name="discriminator"
+    )
 
 
 def _start() -> dict[str, keras.initializers.Initializer]:

@@ -21,7 +21,8 @@ Both parts are curves of a run, in nats an image: `reconstruction` (of the first
 a bound that K tightens; K is `--samples`. `active_units` counts the dimensions of the code that follow the
 image: those whose mean varies over the test images by more than 0.01 (Burda et al.).
 
-Expected: see results/vae_mnist.md.
+Expected: a log-likelihood of -95.5 nats (K = 100) after 8 epochs of MNIST, on JAX in 332 s beside other work
+(results/vae_mnist.md). The defaults train for 40 epochs; Burda et al. reach -86.76 after 3,280.
 
 Data: pixels are 0 or 1. In training each is drawn anew in every epoch, 1 with the probability of its
 brightness (`--binarization dynamic`), or once for all (`static`); validation and test images are drawn once,
@@ -472,6 +473,7 @@ def latent_map(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], de
         images = decoded(np.stack(np.meshgrid(ticks, ticks[::-1]), axis=-1))[
             ..., 0
         ]  # (20, 20, height, width)
+        images = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.4)
         height, width = images.shape[2:]
         picture = images.transpose(0, 2, 1, 3).reshape(20 * height, 20 * width)
         right = figure.add_subplot(1, 2, 2)
