@@ -36,7 +36,8 @@ def assert_backends_agree(
             theirs = other[key]
             assert ours.shape == theirs.shape, f"{key}: {path.stem}"
             difference = np.abs(np.asarray(ours, "float64") - theirs).max(initial=0)
-            assert difference <= tolerance * max(1, np.abs(theirs).max(initial=0)), f"{key}: {path.stem}"
+            allowed = tolerance * max(1, np.abs(theirs).max(initial=0))
+            assert difference <= allowed, f"{key} differs from {path.stem} by {difference:.2e}"
 
 
 def set_weights_from_numpy(model: keras.Model, rng: np.random.Generator) -> None:

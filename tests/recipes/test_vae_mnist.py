@@ -69,9 +69,8 @@ def test_it_explains_images_better_than_independent_pixels(whole, digits):
     x = digits.test.x
     baseline = -(x * np.log(brightness) + (1 - x) * np.log(1 - brightness)).sum(axis=(1, 2, 3)).mean()
     metrics = whole.metrics
-    assert (
-        metrics["test/loss"] < baseline - 0.2
-    )  # two dimensions; which optimum is found depends on the backend
+    # Two dimensions: which optimum is found, 0.2 to 4 nats better, depends on the backend's own start.
+    assert metrics["test/loss"] < baseline - 0.2
     assert metrics["test/elbo"] == pytest.approx(
         -metrics["test/reconstruction"] - metrics["test/kl"], rel=1e-4
     )

@@ -211,6 +211,8 @@ class PackedBatches:
         RecipeError: `accumulate` does not divide the batch size.
     """
 
+    unit = "pairs"  # what a run's speed is counted in
+
     def __init__(
         self,
         examples: Sequence[Example],
@@ -255,6 +257,11 @@ class PackedBatches:
             lambda: (self[step] for step in range(first, last)),
             output_signature=(tf.TensorSpec((None, 3, None), "int32"), tf.TensorSpec((None, None), "int32")),
         )
+
+    @property
+    def units(self) -> int:
+        """Pairs in one batch."""
+        return self.batch_size
 
     @property
     def fingerprint(self) -> str:
