@@ -9,8 +9,8 @@ state is part of a checkpoint, so that a killed run goes on as if it had not bee
     python -m recipes.rnn_shakespeare --cell gru --layers 1 --parameters 150000 --epochs 2 --dropout 0
     python -m recipes.rnn_shakespeare --dataset python_docs --epochs 4       # built in, no download
 
-Expected: 1.425 nats a character of the validation text and 1.546 of the test text by two LSTMs of 256 units, on
-JAX at 0.34 s a step (results/rnn_shakespeare.md).
+Expected: 1.425 nats a character of the validation text and 1.546 of the test text by two LSTMs of 256
+units, on JAX at 0.34 s a step (results/rnn_shakespeare.md).
 
 Loss: nats a character; bits a character are that over log 2. Validation and test text are read once, in 16
 rows that each start from an empty memory. `baseline/characters` and `baseline/pairs` are what the
