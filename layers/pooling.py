@@ -101,7 +101,7 @@ class MaxPooling(WindowPooling):
         for place in itertools.product(*(range(window) for window in self.pool_size)):
             steps = tuple(slice(k, None, window) for k, window in zip(place, self.pool_size, strict=True))
             part = inputs[before + steps]
-            largest = part if largest is None else ops.maximum(largest, part)
+            largest = part if largest is None else ops.where(part > largest, part, largest)
         return largest
 
 

@@ -26,7 +26,9 @@ if BACKEND == "jax":
     # Tests compile much and compute little: without optimization they take three quarters of the time.
     # (--xla_cpu_use_fusion_emitters=false would halve it again, but gradients of maxima then come out wrong.)
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    os.environ["XLA_FLAGS"] = (
+        f"{flags} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false".strip()
+    )
     # What one test compiled the next need not, nor the processes that tests start.
     COMPILED = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name

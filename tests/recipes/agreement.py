@@ -54,18 +54,21 @@ def set_weights_from_numpy(model: keras.Model, rng: np.random.Generator) -> None
 def outputs_loss_and_gradient(model: keras.Model, inputs, loss_of, training=True) -> dict[str, np.ndarray]:
     """A model's outputs, its loss `loss_of(outputs)` and the gradient by all weights, as NumPy arrays."""
     apply = gradients.functional(model)
+    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+
+    def outputs(trainable, state, training=False):
+        return apply(trainable, state, inputs, training=training)[0]
 
     def loss(trainable, state):
-        outputs, _ = apply(trainable, state, keras.tree.map_structure(keras.ops.convert_to_tensor, inputs),
-                           training=training)  # fmt: skip
-        return keras.ops.mean(loss_of(outputs))
+        return keras.ops.mean(loss_of(outputs(trainable, state, training)))
 
-    slopes = gradients.value_and_grad(loss)
+    functions = [outputs, gradients.value_and_grad(loss)]
     if keras.backend.backend() == "jax":
-        slopes = gradients.compiled(slopes)  # operation by operation it would compile each by itself
-    value, gradient = slopes(*gradients.variables_of(model))
+        functions = map(gradients.compiled, functions)  # operation by operation would compile each by itself
+    variables = gradients.variables_of(model)
+    given, (value, gradient) = (function(*variables) for function in functions)
     return {
-        "outputs": model.predict(inputs, verbose=0),
+        "outputs": keras.ops.convert_to_numpy(given),
         "loss": keras.ops.convert_to_numpy(value),
         "gradient": np.concatenate([np.ravel(keras.ops.convert_to_numpy(g)) for g in gradient]),
     }

@@ -16,18 +16,16 @@ from recipes.engine.data import Split, graphs
 from recipes.engine.errors import RecipeError
 from recipes.engine.launch import run_recipe
 from recipes.engine.progress import Progress
-from tests.recipes.slopes import loss_and_slopes, with_numpy_weights
+from tests.recipes.agreement import (
+    assert_backends_agree,
+    outputs_loss_and_gradient,
+    set_weights_from_numpy,
+)
 
 DATA = Path(os.environ.get("TFDS_DATA_DIR", "absent"))
 needs_planetoid = pytest.mark.skipif(
     not (DATA / "planetoid/cora.npz").exists(), reason="TFDS_DATA_DIR holds no planetoid/cora.npz"
 )
-
-# What `test_backends_agree` compares: as PyTorch gave it, in float32.
-AGREED = {
-    "gcn": [1.106005, 0.001421784, 0.01692502],
-    "gat": [1.688896, 0.401793, 0.05312524, 0.01414912, 0.6467574, -0.7206978, 0.0002191958, 0, 0.1787194],
-}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +115,8 @@ def test_attention_learns_and_is_drawn(folder):
 
 def network_on(config, graph):
     """A network with weights from NumPy, and the graph's parts."""
-    network = with_numpy_weights(recipe.build_network(config, graph))
+    network = recipe.build_network(config, graph)
+    set_weights_from_numpy(network, np.random.default_rng(0))
     return network, recipe.parts_of(config, graph)
 
 
@@ -153,13 +152,14 @@ def test_a_batch_of_nodes_gets_its_own_logits(tiny):
 
 
 @pytest.mark.parametrize("name", ["gcn", "gat"])
-def test_backends_agree(name, tiny):
-    """Weights from NumPy, no dropout: the same loss and gradients everywhere."""
+def test_backends_agree(name, tiny, meeting_place):
+    """Weights from NumPy, no dropout: the same logits, loss and gradients everywhere."""
     network, parts = network_on(recipe.Config(model=name, units=3, dropout=0.0), tiny)
     labels = ops.convert_to_tensor(tiny.classes)
-    tensors = [ops.convert_to_tensor(part) for part in parts.values()]
-    numbers = loss_and_slopes(network, tensors, lambda logits: ops.mean(recipe.cross_entropy(labels, logits)))
-    np.testing.assert_allclose(numbers, AGREED[name], rtol=1e-5, atol=1e-6)
+    arrays = outputs_loss_and_gradient(
+        network, list(parts.values()), lambda logits: recipe.cross_entropy(labels, logits)
+    )
+    assert_backends_agree(meeting_place, f"gcn_cora {name}", arrays)
 
 
 @pytest.mark.once
