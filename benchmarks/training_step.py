@@ -1,4 +1,4 @@
-"""Training steps of a plain classifier: `model.fit`, the portable compiled step, and probing.
+"""Training steps of a plain classifier: `model.fit`, the portable step, that of `training.fit`, and probing.
 
     python -m benchmarks.training_step                       # each backend in a process of its own
     python -m benchmarks.training_step --backends jax --steps 100 --rounds 7
@@ -68,7 +68,7 @@ def _sides(steps: int) -> dict[str, Callable[[], None]]:
     import numpy as np
 
     from recipes import cnn_cifar, training_loop
-    from recipes.engine import probes
+    from recipes.engine import probes, programs
     from recipes.engine.data import Batches, Dataset, Split
 
     rng = np.random.default_rng(0)
@@ -90,29 +90,32 @@ def _sides(steps: int) -> dict[str, Callable[[], None]]:
         return model, optimizer
 
     fitted, _ = made(compiled=True)
+    plain, _ = made(compiled=True)
     probed, _ = made(compiled=True)
     stepped = made(compiled=False)
     step = training_loop.portable_step(*stepped)
     run = SimpleNamespace(metrics=lambda values, at: None, history={})
-
-    def settle() -> None:
-        if name == "jax":
-            probed.jax_state_sync()
-
-    probe = probes.Probe(probed, run, batches, steps, settle)
-    look = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: probe.after_step(batch + 1))
-
-    def fit(model: keras.Model, *callbacks: keras.callbacks.Callback) -> None:
-        model.fit(batches.between(0, steps), shuffle=False, verbose=0, callbacks=list(callbacks))
+    train, train_probed = (programs.training(model, batches, config) for model in (plain, probed))
+    probe = probes.Probe(probed, run, batches, steps)
 
     def portable() -> None:
         for index in range(steps):
             float(step(*(keras.ops.convert_to_tensor(part) for part in batches[index]))["loss"])
 
+    def trained() -> None:
+        for index in range(steps):
+            train(index, 0.01)
+
+    def looked_at() -> None:
+        for index in range(steps):
+            train_probed(index, 0.01)
+            probe.after_step(index + 1)
+
     return {
-        "fit": lambda: fit(fitted),
+        "fit": lambda: fitted.fit(batches.between(0, steps), shuffle=False, verbose=0),
         "portable step": portable,
-        f"fit, a look every {steps} steps": lambda: fit(probed, look),
+        "step of training.fit": trained,
+        f"step of training.fit, a look every {steps} steps": looked_at,
     }
 
 

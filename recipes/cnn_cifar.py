@@ -56,6 +56,15 @@ LEARNING_RATES = {
 class Config(TrainingConfig):
     """What can be varied."""
 
+    VALUES = TrainingConfig.VALUES | {
+        "augment",
+        "epochs",
+        "initializer",
+        "label_smoothing",
+        "schedule",
+        "weight_decay",
+    }
+
     dataset: Literal["cifar10", "cifar100", "svhn_cropped", "mnist", "fashion_mnist", "shapes", "digits"] = (
         "cifar10"
     )
@@ -226,13 +235,15 @@ def build_optimizer(config: Config, schedule: Any) -> keras.optimizers.Optimizer
 
 def smoothed_cross_entropy(config: Config, classes: int) -> Any:
     """Cross-entropy of integer labels and logits, `label_smoothing` of the label spread over all classes."""
+    # A variable, so that a compiled program serves every value.
+    smoothing = keras.Variable(config.label_smoothing, trainable=False, dtype="float32", name="smoothing")
 
     def loss(labels: Any, logits: Any) -> Any:
         targets = keras.ops.one_hot(keras.ops.reshape(labels, (-1,)), classes)  # (batch, classes)
-        return layers.losses.categorical_crossentropy(
-            targets, logits, from_logits=True, label_smoothing=config.label_smoothing
-        )
+        targets = (1 - smoothing) * targets + smoothing / classes
+        return layers.losses.categorical_crossentropy(targets, logits, from_logits=True)
 
+    loss.variables = [smoothing]
     return loss
 
 

@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 class Config(writing.WritingConfig):
     """Settings of the network and its training."""
 
+    VALUES = writing.WritingConfig.VALUES | {"epochs", "steps", "warmup", "weight_decay"}
+
     dataset: Literal["tiny_shakespeare", "python_docs"] = "tiny_shakespeare"
     """Text to learn from: Shakespeare by TensorFlow Datasets, or Python's own documentation (built in)."""
     epochs: int = 8

@@ -62,6 +62,8 @@ LEARNING_RATES = {
 class Config(TrainingConfig):
     """What can be varied."""
 
+    VALUES = TrainingConfig.VALUES | {"dropout", "epochs", "projected"}
+
     dataset: Literal["fashion_mnist", "mnist", "kmnist", "digits"] = "fashion_mnist"
     """Images to classify; digits are built in."""
     model: Literal["mlp", "logistic", "boosting"] = "mlp"

@@ -181,7 +181,7 @@ def portable_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
         value, slopes = engine.gradients.by_variables(
             lambda: loss_of(y, model(x, training=True)), model.trainable_variables
         )
-        optimizer.apply(slopes, model.trainable_variables)
+        engine.gradients.update(optimizer, slopes)
         return {"loss": value}
 
     return engine.gradients.compiled_step(step, [*model.variables, *optimizer.variables])
@@ -236,7 +236,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     if config.find_lr:
         model = build_model(config, data)
         model.compile(build_optimizer(config), loss_of)
-        engine.learning_rates.find(model, batches, run)
+        engine.learning_rates.find(engine.programs.training(model, batches, config), batches, run)
     losses, seconds = {}, {}
     for name, loop in (("fit", by_fit), (config.backend, NATIVE[config.backend])):
         model, optimizer = build_model(config, data), build_optimizer(config)

@@ -213,6 +213,9 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     parser.add_argument(
         "--max-concurrent", type=int, default=None, help="trials at a time; default: what fits"
     )
+    parser.add_argument(
+        "--full", action="store_true", help="let trials go on after training: test data, figures, model"
+    )
     options, rest = parser.parse_known_args(words)
     catalogue.require(options.recipe)
     for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent"):
@@ -265,7 +268,9 @@ def _run_trials(
     try:
         results = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(run_trial, base=base, recipe=options.recipe, parent=parent),
+                tune.with_parameters(
+                    run_trial, base=base, recipe=options.recipe, parent=parent, full=options.full
+                ),
                 {"cpu": options.cpus_per_trial},
             ),
             param_space={"trial": tune.grid_search(trials)},

@@ -18,22 +18,34 @@ def load_recipe(name: str) -> tuple[type[RunConfig], launch.Train]:
     return module.Config, module.train
 
 
-def run_trial(sample: dict[str, Any], base: dict[str, Any], recipe: str, parent: str) -> None:
+def warm_up(name: str) -> None:
+    """Make this process ready for one more run on a backend: what earlier runs compiled is kept."""
+    backend.choose(["--backend", name])
+    if name == "numpy":
+        return
+    import keras
+
+    from recipes.engine import programs
+
+    keras.utils.clear_session()  # layers are named as in a new process
+    programs.keep()
+
+
+def run_trial(sample: dict[str, Any], base: dict[str, Any], recipe: str, parent: str, full: bool) -> None:
     """Run a recipe with some of its fields changed, as a child of an MLflow run; report to Ray Tune.
+
+    A worker keeps its backend, its data and its compiled programs for the trials to come.
 
     Args:
         sample: what Ray Tune drew: under `trial`, fields and values of a `setting`, its `label`, a `seed`.
         base: the recipe's fields that all trials share.
         recipe: the recipe's name.
         parent: identifier of the sweep's MLflow run.
+        full: whether a trial goes on after its training: test data, figures, the stored model.
     """
     from ray import tune
 
-    backend.choose(["--backend", base["backend"]])
-    if base["backend"] != "numpy":
-        import keras
-
-        keras.utils.clear_session()  # a reused worker has the last trial's layer names and graphs
+    warm_up(base["backend"])
     trial = sample["trial"]
     config_class, train = load_recipe(recipe)
     config = dataclasses.replace(config_class(**base), **trial["setting"], seed=trial["seed"])
@@ -43,5 +55,6 @@ def run_trial(sample: dict[str, Any], base: dict[str, Any], recipe: str, parent:
         train,
         run_name=f"{trial['label']} seed={trial['seed']}",
         tags={"mlflow.parentRunId": parent, "setting": trial["label"]},
+        only_training=not full,
     )
     tune.report({**metrics, "seconds": time.perf_counter() - start})

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "learning_rates",
         "models",
         "probes",
+        "programs",
         "progress",
         "projections",
         "tracking",

@@ -6,7 +6,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from recipes.engine.backend import DEFAULT
 from recipes.engine.errors import unknown, usage_error
@@ -27,6 +27,11 @@ def _tracking_uri() -> str | None:
 @dataclass(frozen=True)
 class RunConfig:
     """What every recipe can be told. A recipe's own Config adds its fields and may change defaults."""
+
+    VALUES: ClassVar[frozenset[str]] = frozenset(
+        {"seed", "learning_rate", "experiment", "tracking_uri", "resume"}
+    )
+    """Fields that change numbers but not what is computed with them: see `engine.programs`."""
 
     backend: Literal["jax", "torch", "tensorflow"] = field(default_factory=_backend)
     """Framework that computes; default: KERAS_BACKEND, else jax."""
@@ -77,6 +82,15 @@ class RunConfig:
 @dataclass(frozen=True)
 class TrainingConfig(RunConfig):
     """What every recipe can be told that trains a network with `engine.training`."""
+
+    VALUES = RunConfig.VALUES | {
+        "early_stopping",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "checkpoint_dir",
+        "probe",
+        "find_lr",
+    }
 
     accumulate: int = 1
     """Parts that a batch is cut into; their gradients are averaged before the update."""

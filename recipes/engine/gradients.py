@@ -16,7 +16,7 @@ The same for code that changes Keras variables as it goes, optimizers included, 
         def loss():
             return cross_entropy(y, model(x, training=True))
         value, slopes = by_variables(loss, model.trainable_variables)
-        optimizer.apply(slopes, model.trainable_variables)
+        update(optimizer, slopes)
         return {"loss": value}
     step = compiled_step(step, [*model.variables, *optimizer.variables])
 
@@ -170,22 +170,66 @@ def compiled_step(function: Callable, variables: Sequence[keras.Variable]) -> Ca
         A function of the same arguments and results: `tf.function` on TensorFlow; on JAX `jax.jit` of the
         function from all variables' values to their new ones; on PyTorch the function itself.
     """
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
+    step, own = program(function, variables), _distinct(variables)
+    return lambda *arguments: step(own, *arguments)
+
+
+def program(function: Callable, variables: Sequence[keras.Variable]) -> Callable:
+    """A compiled step that also works on other variables than those it was written with.
+
+    Args:
+        function: as for `compiled_step`.
+        variables: as for `compiled_step`.
+
+    Returns:
+        `step(variables, *arguments)`: the step, done with and to these variables: the function's own, or
+        others of the same shapes and in the same order, so that a network built anew needs no new program.
+        Arguments may be NumPy arrays.
+    """
+    own = _distinct(variables)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        # The old values give up their memory to the new ones.
+        jitted = jax.jit(_pure(function, own), donate_argnums=0)
+
+        def step(variables: Sequence[keras.Variable], *arguments: Any) -> Any:
+            result, values = jitted([variable.value for variable in variables], *arguments)
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            return result
+
+        return step
+
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         # As `model.fit` does: XLA for accelerators only. It also draws other random numbers.
         accelerated = any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
-        return tf.function(function, jit_compile=accelerated)
-    if backend == "torch":
-        return function
+        function = tf.function(function, jit_compile=accelerated)
 
-    import jax
+    def copying(variables: Sequence[keras.Variable], *arguments: Any) -> Any:
+        others = [pair for pair in zip(own, variables, strict=True) if pair[0] is not pair[1]]
+        for mine, given in others:
+            mine.assign(given)
+        result = function(*keras.tree.map_structure(keras.ops.convert_to_tensor, arguments))
+        for mine, given in others:
+            given.assign(mine)
+        return result
 
-    variables = list({id(variable): variable for variable in variables}.values())
+    return copying
+
+
+def _distinct(variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def _pure(function: Callable, variables: list) -> Callable:
+    """For JAX: a function that changes variables as one from all their values to the new ones."""
 
     def pure(values: list, *arguments: Any) -> tuple[Any, list]:
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))) as scope:
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             _traced.append((scope, variables))
             try:
                 result = function(*arguments)
@@ -193,15 +237,30 @@ def compiled_step(function: Callable, variables: Sequence[keras.Variable]) -> Ca
                 _traced.pop()
         return result, [scope.get_current_value(variable) for variable in variables]
 
-    jitted = jax.jit(pure, donate_argnums=0)  # the old values give up their memory to the new ones
+    return pure
 
-    def step(*arguments: Any) -> Any:
-        result, values = jitted([variable.value for variable in variables], *arguments)
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        return result
 
-    return step
+def update(optimizer: keras.optimizers.Optimizer, slopes: Sequence) -> None:
+    """Update the variables that an optimizer was built with, by their gradients, within a `compiled_step`.
+
+    `optimizer.apply`, but for JAX, where conditions inside an optimizer (loss scaling) cannot assign.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        optimizer.apply(slopes)
+        return
+    if backend == "torch":
+        import torch
+
+        with torch.no_grad():
+            optimizer.apply(slopes)
+        return
+    weights, state = optimizer._trainable_variables, optimizer.variables
+    new_weights, new_state = optimizer.stateless_apply(
+        [variable.value for variable in state], list(slopes), [variable.value for variable in weights]
+    )
+    for variable, value in zip([*weights, *state], [*new_weights, *new_state], strict=True):
+        variable.assign(value)
 
 
 def by_variables(function: Callable, variables: Sequence[keras.Variable], has_aux: bool = False) -> tuple:
@@ -255,7 +314,7 @@ def by_variables(function: Callable, variables: Sequence[keras.Variable], has_au
             *zip(variables, values, strict=True),
             *((variable, outer.get_current_value(variable)) for variable in others),
         ]
-        with keras.StatelessScope(state_mapping=mapping) as inner:
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as inner:
             _traced.append((inner, known))
             try:
                 result = function()

@@ -44,7 +44,11 @@ def main(config_class: type[RunConfig], train: Train) -> None:
 
 
 def run_recipe(
-    config: RunConfig, train: Train, run_name: str | None = None, tags: Mapping[str, str] | None = None
+    config: RunConfig,
+    train: Train,
+    run_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    only_training: bool = False,
 ) -> dict[str, float]:
     """One run of a recipe, tracked from its first to its last moment.
 
@@ -53,6 +57,8 @@ def run_recipe(
         train: the recipe's algorithm; returns the final metrics.
         run_name: what the UI calls the run; default: recipe, backend and seed.
         tags: MLflow tags beside the usual ones; a sweep names its parent here.
+        only_training: end the run after training, with the metrics of its last epoch: no test data, no
+            figures and no stored model. Recipes that do not train with `engine.progress` run to their end.
 
     Returns:
         The final metrics.
@@ -77,6 +83,7 @@ def run_recipe(
             params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
             tags={**_circumstances(name, config), **tracking.process_tags(), **(tags or {})},
         )
+    run.only_training = only_training
     print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
     start = time.perf_counter()
     handlers = interruption.listen()

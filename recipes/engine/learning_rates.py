@@ -9,13 +9,11 @@ Reference:
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
 
-import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-import layers
 from recipes.engine.data.batches import Batches
 from recipes.engine.errors import Finished, RecipeError
 from recipes.engine.tracking import Run
@@ -28,11 +26,11 @@ UNSETTLED = 10  # first values of the smoothed loss, which average too few to co
 DIVERGED = 3.0  # times the first loss, where the test ends
 
 
-def find(model: keras.Model, batches: Batches, run: Run) -> None:
-    """Run the test with a compiled model and end the run with its result.
+def find(train: Callable, batches: Batches, run: Run) -> None:
+    """Run the test and end the run with its result.
 
     Args:
-        model: compiled; its weights are spoilt.
+        train: a training step, as `programs.training` gives it; the model's weights are spoilt.
         batches: training data.
         run: where the figure `learning_rate_range` and the curve `range/loss` go; the x-axis is the step.
 
@@ -40,16 +38,17 @@ def find(model: keras.Model, batches: Batches, run: Run) -> None:
         Finished: always; its metrics are `suggested/learning_rate` (steepest descent) and
             `suggested/peak` (where the loss is lowest).
     """
-    model.optimizer.learning_rate = layers.schedules.ExponentialDecay(LOWEST, STEPS - 1, HIGHEST / LOWEST)
-    collected = _Losses()
-    model.fit(batches.between(0, STEPS * batches.accumulate), shuffle=False, verbose=0, callbacks=[collected])
-    losses = np.reshape(
-        collected.losses[: len(collected.losses) // batches.accumulate * batches.accumulate],
-        (-1, batches.accumulate),
-    ).mean(axis=1)
-    rates = LOWEST * (HIGHEST / LOWEST) ** (np.arange(len(losses)) / (STEPS - 1))
-    for step, loss in enumerate(losses):
-        run.metrics({"range/loss": loss, "lr": rates[step]}, step + 1)
+    rates = LOWEST * (HIGHEST / LOWEST) ** (np.arange(STEPS) / (STEPS - 1))
+    losses: list[float] = []
+    for step, rate in enumerate(rates):
+        first = step * batches.accumulate
+        parts = [train(part, rate)["loss"] for part in range(first, first + batches.accumulate)]
+        loss = float(np.mean(parts))
+        if not math.isfinite(loss) or (losses and loss > DIVERGED * max(losses[0], 1e-12)):
+            break
+        losses.append(loss)
+        run.metrics({"range/loss": loss, "lr": rate}, step + 1)
+    rates, losses = rates[: len(losses)], np.array(losses)
     smooth = smoothed(losses)
     steepest, lowest = suggest(rates, smooth)
     run.figure("learning_rate_range", draw(rates, losses, smooth, steepest, lowest))
@@ -97,20 +96,3 @@ def draw(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, steepest: fl
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
-
-
-class _Losses(keras.callbacks.Callback):
-    """The loss of every batch, until it diverges."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.losses: list[float] = []
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keras' loss is a mean over the steps so far: undo it."""
-        seen = len(self.losses)
-        loss = float(logs["loss"]) * (seen + 1) - sum(self.losses)
-        if not math.isfinite(loss) or (self.losses and loss > DIVERGED * max(self.losses[0], 1e-12)):
-            self.model.stop_training = True
-            return
-        self.losses.append(loss)

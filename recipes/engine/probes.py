@@ -48,32 +48,21 @@ class Probe:
         run: where metrics and heatmaps go.
         batches: the training data.
         every: optimizer steps between looks.
-        settle: called before the model's variables are read.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        run: Run,
-        batches: Batches,
-        every: int,
-        settle: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, model: keras.Model, run: Run, batches: Batches, every: int) -> None:
         self.model = model
         self.run = run
         self.batches = batches
         self.every = every * batches.accumulate
-        self.settle = settle
         self.before: list[np.ndarray] = []
         self.look = looking(model)
 
     def after_step(self, done: int) -> None:
         """Remember the weights before the step that is looked at; then look. `done`: batches so far."""
         if (done + self.batches.accumulate) % self.every == 0:
-            self.settle()
             self.before = _arrays(self.model)
         elif done % self.every == 0:
-            self.settle()
             values = self.look(*self.batches[done - 1])
             if self.before:
                 values |= _update_ratios(self.model, self.before)

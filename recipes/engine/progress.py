@@ -20,7 +20,7 @@ import numpy as np
 from recipes.engine import checkpoints, interruption
 from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
-from recipes.engine.errors import RecipeError, usage_error
+from recipes.engine.errors import Finished, RecipeError, usage_error
 from recipes.engine.probes import Probe
 from recipes.engine.tracking import Run
 
@@ -42,8 +42,6 @@ class Progress:
         state: all variables that training changes, by group.
         evaluate: validation metrics, called after every epoch.
         schedule: the learning rate at an optimizer step; None where there is no one such rate.
-        settle: called before variables are read, for a driver that keeps their values elsewhere.
-        on_point: called after a point of the curves is recorded.
         probe: looks inside the model now and then.
         monitor: what early stopping and the best checkpoint go by; the less, the better.
 
@@ -61,8 +59,6 @@ class Progress:
         state: Mapping[str, Sequence[keras.Variable]],
         evaluate: Callable[[], Mapping[str, float]],
         schedule: Callable[[int], Any] | None = None,
-        settle: Callable[[], None] = lambda: None,
-        on_point: Callable[[], None] = lambda: None,
         probe: Probe | None = None,
         monitor: str = "val/loss",
     ) -> None:
@@ -71,8 +67,6 @@ class Progress:
         self.state = state
         self.evaluate = evaluate
         self.schedule = schedule
-        self.settle = settle
-        self.on_point = on_point
         self.probe = probe
         self.monitor = monitor
         self.epochs = config.epochs
@@ -81,7 +75,7 @@ class Progress:
         self.step = 0
         self.stopped = False
         self.patience = config.early_stopping
-        self.best, self.epochs_since_best = math.inf, 0
+        self.best, self.epochs_since_best, self.best_update = math.inf, 0, 0
         self.epoch_sums: dict[str, float] = {}
         self.epoch_steps = 0
         self.sums: dict[str, float] = {}
@@ -119,21 +113,12 @@ class Progress:
         Raises:
             RecipeError: the loss is not a number; the message names the step.
         """
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        done = self.steps_since_point + 1
-        self.after_steps({name: total / done for name, total in self.sums.items()})
-
-    def after_steps(self, means: Mapping[str, Any]) -> None:
-        """Count a step; `means` are those of all steps since the last point, this one included.
-
-        Raises:
-            RecipeError: the loss is not a number; the message names the step.
-        """
         interruption.check()
         self.step += 1
         self.steps_since_point += 1
-        loss = float(means["loss"])
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        loss = float(values["loss"])
         if not math.isfinite(loss):
             raise RecipeError(
                 f"the loss is {loss} at step {self.update} (epoch {self._epoch + 1}): "
@@ -142,19 +127,20 @@ class Progress:
         if self.probe is not None:
             self.probe.after_step(self.step)
         epoch_ends = self.step % self.data.steps_per_epoch == 0
-        at_point = self.step % self.interval == 0 or epoch_ends
-        save = self._save_is_due(at_point)
-        if at_point or save:
-            self.settle()
-            self._point(means)
+        if self.step % self.interval == 0 or epoch_ends:
+            self._point()
         if epoch_ends:
             self._end_epoch()
-        if save:
+        if self._save_is_due():
             self._save()
         self._show(loss)
 
     def finish(self) -> None:
-        """End training: take the best weights if it was stopped early, and clear away what is not needed."""
+        """End training: take the best weights if it was stopped early, and clear away what is not needed.
+
+        Raises:
+            Finished: the run was asked for no more than this.
+        """
         if self.stopped:
             best = self.best_in_memory or (checkpoints.newest(self.folder, "best") or [None])[0]
             if best is not None:
@@ -163,23 +149,32 @@ class Progress:
             self._save()  # a kill while the run is evaluated and drawn costs no training
         if self.probe is not None:
             self.probe.finish()
+        if self.run.only_training:
+            raise Finished(self._last())
+
+    def _last(self) -> dict[str, float]:
+        """The metrics of the last epoch, or of the one whose weights were taken after an early stop."""
+        values = {}
+        for name, points in self.run.history.items():
+            if name.startswith(("train/", "val/")):
+                chosen = [value for step, value in points if step <= self.best_update or not self.stopped]
+                values[name] = (chosen or [points[-1][1]])[-1]
+        return values
 
     @property
     def _epoch(self) -> int:
         return max(0, self.step - 1) // self.data.steps_per_epoch
 
-    def _point(self, means: Mapping[str, Any]) -> None:
+    def _point(self) -> None:
         values = {}
-        for name, mean in means.items():
-            values[f"train/{name}"] = float(mean)
-            total = self.epoch_sums.get(name, 0.0)
-            self.epoch_sums[name] = total + float(mean) * self.steps_since_point
+        for name, total in self.sums.items():
+            values[f"train/{name}"] = total / self.steps_since_point
+            self.epoch_sums[name] = self.epoch_sums.get(name, 0.0) + total
         self.epoch_steps += self.steps_since_point
         self.sums, self.steps_since_point = {}, 0
         if self.schedule is not None:
             values["lr"] = float(self.schedule(self.update))
         self.run.metrics(values, self.update)
-        self.on_point()
 
     def _end_epoch(self) -> None:
         shown = {f"train/{name}": total / self.epoch_steps for name, total in self.epoch_sums.items()}
@@ -200,6 +195,7 @@ class Progress:
         self._start_clock()
         if values.get(self.monitor, math.inf) < self.best:
             self.best, self.epochs_since_best = values[self.monitor], 0
+            self.best_update = self.update
             self._save_best()
         else:
             self.epochs_since_best += 1
@@ -211,11 +207,10 @@ class Progress:
 
     # Checkpoints
 
-    def _save_is_due(self, at_point: bool) -> bool:
+    def _save_is_due(self) -> bool:
         if self.steps_between:
             return self.step % self.steps_between == 0
-        # A time that is up waits for the next point, so that the points do not depend on the clock.
-        return self.saves and at_point and time.perf_counter() - self.last_save >= self.seconds_between
+        return self.saves and time.perf_counter() - self.last_save >= self.seconds_between
 
     def _save(self) -> None:
         self._write(f"step-{self.step:09d}")
@@ -235,8 +230,11 @@ class Progress:
             "backend": keras.backend.backend(),
             "step": self.step,
             "best": self.best,
+            "best_update": self.best_update,
             "epochs_since_best": self.epochs_since_best,
             "stopped": self.stopped,
+            "sums": self.sums,
+            "steps_since_point": self.steps_since_point,
             "epoch_sums": self.epoch_sums,
             "epoch_steps": self.epoch_steps,
             "variables": self._description(),
@@ -283,8 +281,11 @@ class Progress:
         self._load(arrays)
         self.step = facts["step"]
         self.best = facts["best"]
+        self.best_update = facts["best_update"]
         self.epochs_since_best = facts["epochs_since_best"]
         self.stopped = facts["stopped"]
+        self.sums = facts["sums"]
+        self.steps_since_point = facts["steps_since_point"]
         self.epoch_sums = facts["epoch_sums"]
         self.epoch_steps = facts["epoch_steps"]
         self.run.rewind(self.update)

@@ -57,6 +57,7 @@ class Run:
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.last_step = 0
         self.checkpoints: Path | None = None
+        self.only_training = False
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record metrics at an optimizer step; they are sent at once, or with the next ones."""
@@ -94,7 +95,9 @@ class Run:
                 self._client.set_tag(self.id, name, str(value))
 
     def figure(self, name: str, figure: "Figure") -> None:
-        """Store a matplotlib figure as `figures/NAME.png`."""
+        """Store a matplotlib figure as `figures/NAME.png`; not for a run that is only to be compared."""
+        if self.only_training:
+            return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"{name}.png")
             figure.savefig(path, dpi=110, bbox_inches="tight")

@@ -1,6 +1,8 @@
-"""Training a network: `model.fit` with what every recipe wants around it.
+"""Training a network: a compiled step like that of `model.fit`, with what every recipe wants around it.
 
-What `model.fit` cannot say is said with `gradients.compiled_step` and a loop over `Progress`.
+The step differs from Keras' in this: the learning rate and the weight decay are arguments of the compiled
+program, so that other values need no new one. What this step cannot say is said with
+`gradients.compiled_step` and a loop over `Progress`.
 """
 
 import contextlib
@@ -8,13 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
-from recipes.engine import learning_rates, probes
+from recipes.engine import learning_rates, probes, programs
 from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
 from recipes.engine.data.datasets import Split
 from recipes.engine.progress import Progress
 from recipes.engine.tracking import Run
+
+BLOCK = 64  # learning rates computed at once
 
 
 def optimizer_options(config: TrainingConfig) -> dict[str, Any]:
@@ -38,8 +43,7 @@ def fit(
 ) -> None:
     """Train a compiled model, as the common flags say, and record its curves.
 
-    All epochs are one long epoch to `model.fit`: where one ends, where a killed run goes on and when to stop
-    is decided by `Progress`.
+    Where an epoch ends, where a killed run goes on and when to stop is decided by `Progress`.
 
     Args:
         model: compiled; its optimizer made with `optimizer_options(config)`.
@@ -55,27 +59,18 @@ def fit(
         RecipeError: the loss stopped being a number, or the run cannot be resumed.
     """
     run.tags({"data.order": batches.fingerprint})
-    if not model.built:
-        model(batches[0][0][:1])
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    train = programs.training(model, batches, config)
     if config.find_lr:
-        learning_rates.find(model, batches, run)
-
-    def settle() -> None:
-        if keras.backend.backend() == "jax":
-            model.jax_state_sync()  # during `fit` the values are not in the variables
+        learning_rates.find(train, batches, run)
+    measure = validation
+    if isinstance(validation, Split):
+        measure = programs.evaluation(model, validation, validation_batch_size, config)
 
     def evaluate() -> dict[str, float]:
         with averaged(model, model.optimizer):
-            if callable(validation):
-                return dict(validation())
-            values = model.evaluate(
-                validation.x, validation.y, batch_size=validation_batch_size, verbose=0, return_dict=True
-            )
-        model.reset_metrics()  # else the next point of the training curves would hold these examples, too
-        return values
+            return dict(measure())
 
+    rates = rates_of(schedule, batches.steps_per_epoch // batches.accumulate * config.epochs)
     measured = {id(variable) for variable in model.metrics_variables}
     progress = Progress(
         config,
@@ -86,16 +81,20 @@ def fit(
             "optimizer": model.optimizer.variables,
         },
         evaluate=evaluate,
-        schedule=schedule,
-        settle=settle,
-        on_point=model.reset_metrics,
-        probe=probes.Probe(model, run, batches, config.probe, settle) if config.probe else None,
+        schedule=lambda step: rates[step],
+        probe=probes.Probe(model, run, batches, config.probe) if config.probe else None,
     )
-    if progress.step < progress.total and not progress.stopped:
-        rest = batches.between(progress.step, progress.total)
-        model.fit(rest, shuffle=False, verbose=0, callbacks=[_Following(progress)])
+    while progress.step < progress.total and not progress.stopped:
+        progress.after_step(train(progress.step, rates[progress.update]))
     progress.finish()
     take_averages(model, model.optimizer)
+
+
+def rates_of(schedule: Callable[[Any], Any], updates: int) -> np.ndarray:
+    """The learning rate at every update from 0 to `updates`, in blocks that are compiled once."""
+    blocks = range(0, updates + 1, BLOCK)
+    rates = [schedule(np.arange(first, first + BLOCK, dtype="float32")) for first in blocks]
+    return np.concatenate([keras.ops.convert_to_numpy(block) for block in rates])
 
 
 @contextlib.contextmanager
@@ -119,17 +118,3 @@ def take_averages(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
     for variable in model.trainable_variables:
         variable.assign(keras.ops.copy(variable.value))
     return True
-
-
-class _Following(keras.callbacks.Callback):
-    """Tells a Progress of every step of `model.fit`."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self.progress = progress
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Count the step; Keras' logs are means since its metrics were last reset."""
-        self.progress.after_steps(logs)
-        if self.progress.stopped:
-            self.model.stop_training = True

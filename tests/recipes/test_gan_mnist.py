@@ -86,19 +86,19 @@ def test_it_learns_and_leaves_everything_in_mlflow(whole, classifier, real, digi
 
 
 def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, monkeypatch):
-    original, calls = Progress.after_steps, []
+    original, calls = Progress.after_step, []
 
-    def stopping(self, means):
+    def stopping(self, values):
         calls.append(1)
         if len(calls) == 30:
             raise KeyboardInterrupt
-        return original(self, means)
+        return original(self, values)
 
     # Pictures and stored models change nothing and take half of the time.
     monkeypatch.setattr(recipe, "draw", lambda *arguments: {})
     monkeypatch.setattr(recipe, "store", lambda *arguments: None)
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "after_steps", stopping)
+        patch.setattr(Progress, "after_step", stopping)
         with pytest.raises(RecipeError, match="is marked KILLED"):
             trained(config_of(tmp_path))
     killed = last_run(tmp_path).info.run_id

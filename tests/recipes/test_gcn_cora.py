@@ -89,17 +89,17 @@ def test_neighbours_tell_what_words_do_not(trained):
 def test_a_killed_run_goes_on(folder, monkeypatch, trained):
     """Stopped after 15 of 30 steps and resumed: the metrics of the run that was not stopped, to the bit."""
     metrics, _ = trained
-    after, calls = Progress.after_steps, []
+    after, calls = Progress.after_step, []
 
-    def stopping(self, means):
+    def stopping(self, values):
         calls.append(1)
         if len(calls) > 15:
             raise KeyboardInterrupt
-        return after(self, means)
+        return after(self, values)
 
     keras.utils.clear_session()
     with monkeypatch.context() as patch, pytest.raises(RecipeError, match="--resume"):
-        patch.setattr(Progress, "after_steps", stopping)
+        patch.setattr(Progress, "after_step", stopping)
         run_recipe(config_in(folder, projected=0), recipe.train)
     keras.utils.clear_session()
     resumed = run_recipe(config_in(folder, projected=0, resume=last_run(folder)[0]), recipe.train)

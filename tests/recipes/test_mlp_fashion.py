@@ -61,17 +61,17 @@ def test_hidden_layers_learn_and_are_drawn(trained):
 @pytest.mark.once  # that it is so on every backend is tested with the engine
 def test_a_killed_run_goes_on(trained, monkeypatch):
     metrics, folder = trained
-    config, calls, after = config_in(folder, checkpoint_every="30"), [], Progress.after_steps
+    config, calls, after = config_in(folder, checkpoint_every="30"), [], Progress.after_step
 
-    def stopping(self, means):
+    def stopping(self, values):
         calls.append(1)
         if len(calls) > 50:
             raise KeyboardInterrupt
-        return after(self, means)
+        return after(self, values)
 
     keras.utils.clear_session()
     with monkeypatch.context() as patch, pytest.raises(RecipeError, match="--resume"):
-        patch.setattr(Progress, "after_steps", stopping)
+        patch.setattr(Progress, "after_step", stopping)
         run_recipe(config, recipe.train)
     keras.utils.clear_session()
     resume = recorded(folder)[0].info.run_id

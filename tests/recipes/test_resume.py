@@ -105,8 +105,8 @@ def killing(monkeypatch, owner, name, call):
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (Progress, "after_steps", 3),  # before the first checkpoint
-        (Progress, "after_steps", 60),  # in the middle of an epoch
+        (Progress, "after_step", 3),  # before the first checkpoint
+        (Progress, "after_step", 60),  # in the middle of an epoch
         (Progress, "_end_epoch", 2),
         (training, "averaged", 3),  # in validation
         (checkpoints.os, "fsync", 5),  # in the middle of writing a checkpoint
@@ -186,7 +186,7 @@ def killed_after(delay, resume):
 
 def test_damaged_checkpoint_is_left_out(here, monkeypatch, whole, capsys):
     with monkeypatch.context() as patch:
-        killing(patch, Progress, "after_steps", 60)
+        killing(patch, Progress, "after_step", 60)
         with pytest.raises(Killed):
             run()
     newest = max(checkpoints_of(last_run()).glob("step-*.npz"))
@@ -257,7 +257,7 @@ def test_a_finished_run_cannot_be_resumed(here):
 
 def test_a_changed_architecture_is_refused(here, monkeypatch):
     with monkeypatch.context() as patch:
-        killing(patch, Progress, "after_steps", 20)
+        killing(patch, Progress, "after_step", 20)
         with pytest.raises(Killed):
             run()
     original = killable.build_model

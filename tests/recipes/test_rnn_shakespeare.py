@@ -91,14 +91,14 @@ def test_a_killed_run_goes_on_with_its_state(learned, tmp_path, monkeypatch, sho
         pass
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        after = Progress.after_steps
+        after = Progress.after_step
 
-        def killed(self, means):
-            after(self, means)
+        def killed(self, values):
+            after(self, values)
             if self.step == 100:
                 raise Killed
 
-        patch.setattr(Progress, "after_steps", killed)
+        patch.setattr(Progress, "after_step", killed)
         launch.run_recipe(recipe.Config.small(**LEARNS), recipe.train)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("rnn_shakespeare").experiment_id])

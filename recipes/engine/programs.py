@@ -1,0 +1,160 @@
+"""Compiled training and evaluation of a network, kept for the next run in the same process.
+
+What a program computes is decided by the fields of a Config that are not among its `VALUES`. Those only
+change numbers that a program takes as arguments (learning rate, weight decay) or finds in variables (weights,
+dropout rates, seeds), so that a worker that trains the same network with many of them compiles once.
+"""
+
+import contextlib
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from recipes.engine import gradients
+from recipes.engine.config import RunConfig
+from recipes.engine.data.batches import Batches
+from recipes.engine.data.datasets import Split
+
+_kept: OrderedDict[Hashable, Callable] | None = None
+_limit = 0
+
+
+def keep(limit: int = 8) -> None:
+    """From now on keep the programs used last, up to `limit` of them: for a process of many runs."""
+    global _kept, _limit
+    _kept, _limit = _kept or OrderedDict(), limit
+
+
+def training(model: keras.Model, batches: Batches, config: RunConfig) -> Callable:
+    """The training step of a compiled model.
+
+    Args:
+        model: compiled; what is not built yet is built.
+        batches: training data.
+        config: the run's settings; those that are not among its `VALUES` identify the program.
+
+    Returns:
+        `train(step, learning_rate)`: trains on the batch of this number, and returns its loss and metrics.
+    """
+    _build(model, batches[0])
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    decay = inner.weight_decay
+    variables = _variables(model, optimizer.variables)
+
+    def step(x: Any, y: Any, rate: Any, decay: Any) -> dict[str, Any]:
+        def loss() -> tuple[Any, tuple]:
+            outputs = model(x, training=True)
+            value = model.compute_loss(x=x, y=y, y_pred=outputs, training=True)
+            return optimizer.scale_loss(value), (value, outputs)
+
+        _reset(model)
+        (_, (value, outputs)), slopes = gradients.by_variables(loss, model.trainable_variables, has_aux=True)
+        with _told(inner, rate, decay):
+            gradients.update(optimizer, slopes)
+        return _measured(model, x, y, outputs, value)
+
+    compiled = _program(("train", decay is None), step, variables, config)
+    decay = np.float32(0.0 if decay is None else decay)
+
+    def train(number: int, learning_rate: float) -> dict[str, float]:
+        results = compiled(variables, *batches[number], np.float32(learning_rate), decay)
+        return {name: float(value) for name, value in results.items()}
+
+    return train
+
+
+def evaluation(model: keras.Model, split: Split, batch_size: int, config: RunConfig) -> Callable:
+    """The loss and the metrics of a compiled model on a split, as `model.evaluate` measures them.
+
+    Args:
+        model: compiled and built.
+        split: what to measure it on.
+        batch_size: examples at once; they come in order.
+        config: as in `training`.
+
+    Returns:
+        A function of no arguments that returns them.
+    """
+    variables = _variables(model, [])
+
+    def step(x: Any, y: Any) -> dict[str, Any]:
+        _reset(model)
+        outputs = model(x, training=False)
+        value = model.compute_loss(x=x, y=y, y_pred=outputs, training=False)
+        return _measured(model, x, y, outputs, value)
+
+    compiled = _program("evaluate", step, variables, config)
+
+    def evaluate() -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for first in range(0, len(split), batch_size):
+            part = slice(first, first + batch_size)
+            x, y = split.x[part], split.y[part]
+            for name, value in compiled(variables, x, y).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(x)
+        return {name: total / len(split) for name, total in sums.items()}
+
+    return evaluate
+
+
+def _program(kind: str, step: Callable, variables: Sequence[keras.Variable], config: RunConfig) -> Callable:
+    """The compiled step, or that of an earlier run that is the same but for values."""
+    if _kept is None:
+        return gradients.program(step, variables)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    key = (
+        kind,
+        type(config),
+        tuple((name, value) for name, value in fields.items() if name not in config.VALUES),
+        tuple((tuple(variable.shape), variable.dtype) for variable in variables),
+    )
+    if key not in _kept:
+        _kept[key] = gradients.program(step, variables)
+    _kept.move_to_end(key)
+    while len(_kept) > _limit:
+        _kept.popitem(last=False)
+    return _kept[key]
+
+
+def _build(model: keras.Model, batch: tuple) -> None:
+    """Make all variables, as `model.fit` does first: they cannot be made while a program is traced."""
+    model._symbolic_build(data_batch=batch)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+def _variables(model: keras.Model, others: Sequence[keras.Variable]) -> list[keras.Variable]:
+    """All that a step reads or changes; a loss may have variables, too."""
+    settings = getattr(model.loss, "variables", [])
+    every = [*model.variables, *model.metrics_variables, *others, *settings]
+    return list({id(variable): variable for variable in every}.values())
+
+
+def _reset(model: keras.Model) -> None:
+    """Metrics begin anew, so that a step's are those of its batch."""
+    for metric in model.metrics:
+        metric.reset_state()
+
+
+def _measured(model: keras.Model, x: Any, y: Any, outputs: Any, loss: Any) -> Mapping[str, Any]:
+    return {**model.compute_metrics(x, y, outputs), "loss": loss}
+
+
+@contextlib.contextmanager
+def _told(optimizer: keras.optimizers.Optimizer, rate: Any, decay: Any) -> Iterator[None]:
+    """Within, an optimizer has this learning rate and weight decay, which may be arguments of a program."""
+    kept = {name: getattr(optimizer, name) for name in ("_learning_rate", "weight_decay")}
+    told = {"_learning_rate": lambda: rate, "weight_decay": None if kept["weight_decay"] is None else decay}
+    # Past Keras' own setters, which would take them for the optimizer's own variables.
+    for name, value in told.items():
+        object.__setattr__(optimizer, name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            object.__setattr__(optimizer, name, value)
