@@ -382,14 +382,14 @@ def attention_figure(attention: np.ndarray, targets: np.ndarray, title: str) -> 
 
     values, degrees = entropies(attention, targets)
     heads = values.shape[1]
+    mean = np.nanmean(values[degrees > 1], axis=1)
+    low = float(np.nanpercentile(values, 1))
+    span = (low - 0.05 * (1 - low), 1 + 0.05 * (1 - low))
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.boxplot([column[~np.isnan(column)] for column in values.T], showfliers=False)
     left.set(xlabel="head", ylabel="entropy / entropy of a mean", ylim=span, xticks=range(1, heads + 1))
     left.set_title("all nodes with neighbours", fontsize="medium")
-    mean = np.nanmean(values[degrees > 1], axis=1)
-    low = float(np.nanpercentile(values, 1))
-    span = (low - 0.05 * (1 - low), 1 + 0.05 * (1 - low))
     right.scatter(degrees[degrees > 1], mean, s=5, alpha=0.3, linewidths=0)
     right.set(xscale="log", xlabel="neighbours, itself included", ylabel="mean over the heads", ylim=span)
     right.set_title("each node", fontsize="medium")

@@ -68,11 +68,11 @@ class Config(TrainingConfig):
     """Images to classify; digits are built in."""
     model: Literal["mlp", "logistic", "boosting"] = "mlp"
     """mlp: this recipe's network; logistic, boosting: scikit-learn's classifiers, for comparison."""
-    epochs: int = 12
+    epochs: int = 20
     """Passes over the training data."""
     learning_rate: float | None = None
     """Peak step size of one cycle; default: one that suits the optimizer."""
-    units: int = 256
+    units: int = 512
     """Width of the hidden layers."""
     depth: int = 2
     """Number of hidden layers."""
@@ -82,7 +82,7 @@ class Config(TrainingConfig):
         "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion"
     ] = "adamw"
     """momentum and nesterov are SGD with momentum 0.9; adamw has a weight decay of 0.01."""
-    dropout: float = 0.2
+    dropout: float = 0.3
     """Share of every hidden layer's units dropped in training."""
     strength: float = 0.01
     """Of logistic regression: one over the penalty on squared weights."""

@@ -39,8 +39,9 @@ def main(config_class: type[RunConfig], train: Train) -> None:
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    width = max(map(len, metrics)) + 2
     for name, value in metrics.items():
-        print(f"{name:<24}{value:.4f}")
+        print(f"{name:<{width}}{value:.4f}")
 
 
 def run_recipe(

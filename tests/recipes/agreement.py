@@ -40,8 +40,8 @@ def assert_backends_agree(
             assert difference <= allowed, f"{key} differs from {path.stem} by {difference:.2e}"
 
 
-def set_weights_from_numpy(model: keras.Model, rng: np.random.Generator) -> None:
-    """The same weights on every backend; scaled by fan-in, so that nothing saturates."""
+def set_weights_from_numpy(model: keras.Model, rng: np.random.Generator) -> keras.Model:
+    """The model with the same weights on every backend; scaled by fan-in, so that nothing saturates."""
     weights = []
     for variable in model.weights:
         value = rng.normal(size=variable.shape) / np.sqrt(max(1, np.prod(variable.shape[:-1])))
@@ -49,6 +49,7 @@ def set_weights_from_numpy(model: keras.Model, rng: np.random.Generator) -> None
             value = 1 + 0.1 * np.abs(value)
         weights.append(value.astype("float32"))
     model.set_weights(weights)
+    return model
 
 
 def outputs_loss_and_gradient(model: keras.Model, inputs, loss_of, training=True) -> dict[str, np.ndarray]:

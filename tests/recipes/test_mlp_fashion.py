@@ -14,10 +14,11 @@ from recipes.engine.data import Dataset, Split
 from recipes.engine.errors import RecipeError
 from recipes.engine.launch import run_recipe
 from recipes.engine.progress import Progress
-from tests.recipes.slopes import loss_and_slopes, with_numpy_weights
-
-# What `test_backends_agree` compares: as PyTorch gave it, in float32.
-AGREED = [1.062286, 0.03525778, -0.01913884, -0.09080295, -0.02590984, -0.334785, 0.01359601]
+from tests.recipes.agreement import (
+    assert_backends_agree,
+    outputs_loss_and_gradient,
+    set_weights_from_numpy,
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_the_network_is_what_the_flags_say(images):
 def test_the_network_is_its_formula(images):
     """Standardize, then tanh(x W + b) twice, then a linear map."""
     config = recipe.Config(units=5, depth=2, activation="tanh")
-    model = with_numpy_weights(recipe.build_model(config, images))
+    model = set_weights_from_numpy(recipe.build_model(config, images), np.random.default_rng(0))
     x = images.train.x.astype("float64").reshape(20, -1)
     x = (x - x.mean()) / x.std()
     w = model.get_weights()
@@ -111,12 +112,14 @@ def test_the_network_is_its_formula(images):
     np.testing.assert_allclose(model.predict(images.train.x, verbose=0), expected, atol=1e-4)
 
 
-def test_backends_agree(images):
+def test_backends_agree(images, meeting_place):
     config = recipe.Config(units=5, depth=2, activation="gelu", dropout=0.0)
-    model = with_numpy_weights(recipe.build_model(config, images))
-    x, y = ops.convert_to_tensor(images.train.x), ops.convert_to_tensor(images.train.y)
-    numbers = loss_and_slopes(model, x, lambda logits: ops.mean(recipe.cross_entropy(y, logits)))
-    np.testing.assert_allclose(numbers, AGREED, rtol=1e-5, atol=1e-6)
+    model = set_weights_from_numpy(recipe.build_model(config, images), np.random.default_rng(0))
+    labels = ops.convert_to_tensor(images.train.y)
+    arrays = outputs_loss_and_gradient(
+        model, images.train.x, lambda logits: recipe.cross_entropy(labels, logits)
+    )
+    assert_backends_agree(meeting_place, "mlp_fashion", arrays)
 
 
 @pytest.mark.once
