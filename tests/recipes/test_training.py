@@ -48,6 +48,7 @@ class Recorded:
     """Stands for a tracked run, and only remembers."""
 
     id = "recorded"
+    only_training, watch = False, None
 
     def __init__(self):
         self.history, self.pictures = {}, []
