@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,15 @@ class Space:
         choices: values by field, drawn from.
         uniform: bounds by field, drawn between.
         loguniform: bounds by field, drawn between on a logarithmic scale.
+        conditions: fields that vary only where another field has a value: `{field: (other, value)}`.
+            Elsewhere they are the recipe's own.
     """
 
     grid: dict[str, list[Any]]
     choices: dict[str, list[Any]]
     uniform: dict[str, tuple[float, float]]
     loguniform: dict[str, tuple[float, float]]
+    conditions: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
     @property
     def fields(self) -> list[str]:
@@ -46,9 +49,32 @@ class Space:
         points = [
             dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())
         ]
-        if not (self.choices or self.uniform or self.loguniform):
-            return points
-        return [{**point, **self._draw(rng)} for point in points for _ in range(trials)]
+        if self.choices or self.uniform or self.loguniform:
+            points = [{**point, **self._draw(rng)} for point in points for _ in range(trials)]
+        distinct = []
+        for point in map(self.applicable, points):  # points that differ in what does not apply are one
+            if point not in distinct:
+                distinct.append(point)
+        return distinct
+
+    def applicable(self, setting: Setting) -> Setting:
+        """A setting without the fields whose condition it does not meet."""
+        return {
+            name: value
+            for name, value in setting.items()
+            if name not in self.conditions
+            or setting.get(self.conditions[name][0]) == self.conditions[name][1]
+        }
+
+    def domains(self) -> dict[str, Any]:
+        """The axes as Ray Tune's own, for a search algorithm."""
+        from ray import tune
+
+        return {
+            **{name: tune.choice(values) for name, values in {**self.grid, **self.choices}.items()},
+            **{name: tune.uniform(*bounds) for name, bounds in self.uniform.items()},
+            **{name: tune.loguniform(*bounds) for name, bounds in self.loguniform.items()},
+        }
 
     def _draw(self, rng: np.random.Generator) -> Setting:
         return {
@@ -59,6 +85,14 @@ class Space:
                 for name, (low, high) in self.loguniform.items()
             },
         }
+
+
+def label(setting: Setting) -> str:
+    """A setting in a line."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in setting.items()
+    )
 
 
 def parse(
@@ -77,6 +111,8 @@ def parse(
         uniform: `field=low,high` for draws between two numbers.
         loguniform: the same on a logarithmic scale.
 
+    Each may end in `@other=value`: the field varies only where another field that varies has this value.
+
     Returns:
         The space.
 
@@ -84,11 +120,17 @@ def parse(
         RecipeError: an unknown field or value (the nearest valid one is named), a field given twice, or
             bounds that are not two rising numbers.
     """
+    words = {"--grid": grid, "--choice": choice, "--uniform": uniform, "--loguniform": loguniform}
+    axes, conditions = {}, {}
+    for flag, given in words.items():
+        parted = [word.partition("@") for word in given]
+        axes[flag] = [axis for axis, _, _ in parted]
+        conditions |= {axis: condition for axis, at, condition in parted if at}
     space = Space(
-        _lists(config_class, "--grid", grid),
-        _lists(config_class, "--choice", choice),
-        _bounds(config_class, "--uniform", uniform),
-        _bounds(config_class, "--loguniform", loguniform),
+        _lists(config_class, "--grid", axes["--grid"]),
+        _lists(config_class, "--choice", axes["--choice"]),
+        _bounds(config_class, "--uniform", axes["--uniform"]),
+        _bounds(config_class, "--loguniform", axes["--loguniform"]),
     )
     fields = space.fields
     if not fields:
@@ -99,6 +141,14 @@ def parse(
     for name, (low, _) in space.loguniform.items():
         if low <= 0:
             raise usage_error(f"--loguniform {name} needs positive bounds, not {low}")
+    for axis, condition in conditions.items():
+        name = axis.partition("=")[0].replace("-", "_")
+        (other, values) = next(iter(_lists(config_class, "a condition", [condition]).items()))
+        if other not in fields or other == name or len(values) != 1:
+            raise usage_error(
+                f"'@{condition}' must name one value of another field that varies: {', '.join(fields)}"
+            )
+        space.conditions[name] = other, values[0]
     return space
 
 

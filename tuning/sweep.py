@@ -2,28 +2,33 @@
 
     python -m tuning.sweep cnn_cifar --backend jax --dataset shapes --epochs 2 \\
         --grid optimizer=sgd,adam,adamw --grid activation=relu,gelu --seeds 2
+    python -m tuning.sweep mlp_fashion --search optuna --trials 30 --loguniform learning_rate=1e-4,1e-1 \\
+        --choice optimizer=adamw,nesterov --uniform dropout=0,0.5 --scheduler asha
+    python -m tuning.sweep --resume RUN
 
-Flags that are not the sweep's own go to the recipe: they hold for all trials.
+Flags that are not the sweep's own go to the recipe: they hold for all trials. An axis that ends in
+@optimizer=adamw varies only where the other axis has this value. Trials end after their training, with the
+validation metrics of their last epoch: test data is not looked at (--full).
 """
 
 import argparse
 import csv
 import dataclasses
 import io
-import logging
-import os
-import statistics
+import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import backend, catalogue, tracking
+from recipes.engine import catalogue, tracking
 from recipes.engine.config import check_words
-from recipes.engine.errors import RecipeError, unknown, usage_error
+from recipes.engine.errors import RecipeError, usage_error
 from tuning import space
-from tuning.trainable import load_recipe, run_trial
+from tuning.comparison import comparison, summarize, table
+from tuning.execution import Outcome, run_trials
+from tuning.trainable import load_recipe
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -57,48 +62,63 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
         if isinstance(value := getattr(config, field.name), Path)
     }
     config = dataclasses.replace(config, tracking_uri=uri, **folders)
-    settings = axes.settings(options.trials, config.seed)
-    trials = [
-        {"setting": setting, "seed": config.seed + k, "label": _label(setting)}
-        for setting in settings
-        for k in range(options.seeds)
-    ]
-    # Checked here, not in the last trial after hours.
-    for trial in trials:
-        dataclasses.replace(config, **trial["setting"], seed=trial["seed"])
     base = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     base["experiment"] = config.experiment or options.recipe
-    parent = tracking.start(
-        uri,
-        base["experiment"],
-        run_name=f"sweep {options.recipe} {config.backend}: {', '.join(axes.fields)}",
-        params={
-            **{name: value for name, value in base.items() if name not in axes.fields},
-            "seeds": options.seeds,
-        },
-        tags={"recipe": options.recipe, "kind": "sweep", "backend": config.backend, "command": _command()},
-    )
-    print(
-        f"sweep {parent.id}: {len(settings)} settings x {options.seeds} seeds = {len(trials)} trials",
-        flush=True,
-    )
+    trials = [] if options.search == "optuna" else _trials(options, config, axes)
+    count = options.trials * options.seeds if options.search == "optuna" else len(trials)
+    done = Outcome()
+    if options.resume:
+        parent = tracking.resume(uri, options.resume)
+        tracking.end_children(uri, base["experiment"], parent.id)  # the killed driver's
+        done = _finished_before(uri, base["experiment"], parent.id, trials)
+        print(f"sweep {parent.id} goes on: {len(done.finished)} of {count} trials are finished", flush=True)
+    else:
+        parent = tracking.start(
+            uri,
+            base["experiment"],
+            run_name=f"sweep {options.recipe} {config.backend}: {', '.join(axes.fields)}",
+            params={
+                **{name: value for name, value in base.items() if name not in axes.fields},
+                "seeds": options.seeds,
+            },
+            tags={
+                "recipe": options.recipe,
+                "kind": "sweep",
+                "backend": config.backend,
+                "command": _command(),
+                "words": json.dumps(options.words),
+                **tracking.process_tags(),
+            },
+        )
+        print(f"sweep {parent.id}: {count} trials with {options.seeds} seeds a setting", flush=True)
     begin = time.perf_counter()
     status, error = "FAILED", None
     try:
-        finished, failures = _run_trials(options, trials, base, parent.id)
-        rows = summarize(finished, settings, options.metric)
+        known = [trial for trial, _ in done.finished]
+        left = [
+            trial for trial in trials if {"setting": trial["setting"], "seed": trial["seeds"][0]} not in known
+        ]
+        outcome = run_trials(options, axes, left, base, parent.id) if left or not trials else Outcome()
+        outcome.finished += done.finished
+        settings = _distinct([trial["setting"] for trial, _ in outcome.finished])
+        rows = summarize(outcome.finished, settings, options.metric)
         if rows:
-            _report(parent, rows, failures, options.metric, time.perf_counter() - begin)
-        if len(finished) + len(failures) < len(trials):  # Ray takes Ctrl-C as the wish to stop early
-            raise KeyboardInterrupt
+            _report(parent, rows, outcome, options.metric, time.perf_counter() - begin)
+        if outcome.interrupted:  # Ray takes Ctrl-C as the wish to stop early
+            if options.time_budget and time.perf_counter() - begin >= options.time_budget:
+                print(f"the time budget of {options.time_budget:.0f} s is used up", flush=True)
+            else:
+                raise KeyboardInterrupt
         if not rows:
-            raise RecipeError(f"none of {len(trials)} trials finished; the first error: {failures[0]}")
+            first = f"the first error: {outcome.failures[0]}" if outcome.failures else "there was no time"
+            raise RecipeError(f"none of {count} trials finished; {first}")
         status = "FINISHED"
         return rows
     except KeyboardInterrupt:
         status = "KILLED"
         raise RecipeError(
-            f"stopped: run {parent.id} is marked KILLED and keeps the trials that finished"
+            f"stopped: run {parent.id} is marked KILLED and keeps the trials that finished; "
+            f"python -m tuning.sweep --resume {parent.id} does the others"
         ) from None
     except Exception as failure:
         error = str(failure)
@@ -108,77 +128,32 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
         parent.end(status, error)
 
 
-def summarize(finished: list[tuple[dict, dict]], settings: list[dict], metric: str) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds of each setting, best first.
-
-    Args:
-        finished: pairs of a trial and its final metrics.
-        settings: all settings of the sweep.
-        metric: what to compare; the sense follows from its name (losses and errors are better small).
-
-    Returns:
-        Rows for the settings of which a seed finished.
-
-    Raises:
-        RecipeError: the recipe does not report the metric.
-    """
-    rows = []
-    for setting in settings:
-        results = [metrics for trial, metrics in finished if trial["setting"] == setting]
-        if not results:
-            continue
-        if metric not in results[0]:
-            raise unknown("value of --metric", metric, (name for name in results[0] if "/" in name))
-        values = [result[metric] for result in results]
-        rows.append(
-            {
-                "label": _label(setting),
-                "setting": setting,
-                "values": values,
-                "mean": statistics.fmean(values),
-                "std": statistics.stdev(values) if len(values) > 1 else float("nan"),
-                "seconds": statistics.fmean(result["seconds"] for result in results),
-            }
-        )
-    return sorted(rows, key=lambda row: row["mean"], reverse=not smaller_is_better(metric))
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Whether a metric is a loss or an error."""
-    return any(word in metric for word in ("loss", "error", "rmse", "mae", "mse", "perplexity"))
-
-
-def table(rows: list[dict[str, Any]], metric: str) -> str:
-    """The comparison as text: Markdown that also reads well on a terminal."""
-    width = max(len("setting"), *(len(row["label"]) for row in rows))
-    lines = [
-        f"| {'setting':<{width}} | {metric:^19} | seeds | seconds |",
-        f"|{'-' * (width + 2)}|{'-' * 21}|------:|--------:|",
+def _trials(options: argparse.Namespace, config: Any, axes: space.Space) -> list[dict[str, Any]]:
+    """Every setting with every seed, each checked now and not in the last trial after hours."""
+    trials = [
+        {"setting": setting, "seeds": [config.seed + number]}
+        for setting in axes.settings(options.trials, config.seed)
+        for number in range(options.seeds)
     ]
-    for row in rows:
-        spread = f"{row['mean']:.4f} +/- {row['std']:.4f}" if len(row["values"]) > 1 else f"{row['mean']:.4f}"
-        lines.append(
-            f"| {row['label']:<{width}} | {spread:^19} | {len(row['values']):>5} | {row['seconds']:>7.1f} |"
-        )
-    return "\n".join(lines)
+    for trial in trials:
+        dataclasses.replace(config, **trial["setting"], seed=trial["seeds"][0])
+    return trials
 
 
-def comparison(rows: list[dict[str, Any]], metric: str) -> Any:
-    """The comparison as a figure: every seed a dot, every setting a mean with one standard deviation."""
-    from matplotlib.figure import Figure
+def _finished_before(uri: str, experiment: str, parent: str, trials: list[dict[str, Any]]) -> Outcome:
+    """The trials that a killed driver had seen to their end, as MLflow has them."""
+    named = {(space.label(trial["setting"]), str(trial["seeds"][0])): trial for trial in trials}
+    outcome = Outcome()
+    for child in tracking.children(uri, experiment, parent, "FINISHED"):
+        trial = named.pop((child.data.tags.get("setting"), child.data.params.get("seed")), None)
+        if trial is not None and "stopped" not in child.data.tags:
+            metrics = {**child.data.metrics, "seconds": child.data.metrics.get("duration_seconds", 0.0)}
+            outcome.finished.append(({"setting": trial["setting"], "seed": trial["seeds"][0]}, metrics))
+    return outcome
 
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    for place, row in enumerate(reversed(rows)):
-        spread = row["std"] if len(row["values"]) > 1 else 0
-        axes.errorbar(row["mean"], place, xerr=spread, fmt="s", color="tab:blue", capsize=4, markersize=5)
-        axes.plot(
-            row["values"], [place] * len(row["values"]), "o", color="tab:orange", markersize=3.5, alpha=0.8
-        )
-    axes.set_yticks(range(len(rows)), [row["label"] for row in reversed(rows)], fontsize=8)
-    axes.set_xlabel(f"{metric}: seeds (dots), mean and standard deviation (squares)")
-    axes.grid(alpha=0.3)
-    return figure
+
+def _distinct(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({space.label(setting): setting for setting in settings}.values())
 
 
 def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
@@ -188,7 +163,7 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", help="the recipe to run; `python -m recipes` lists them")
+    parser.add_argument("recipe", nargs="?", help="the recipe to run; `python -m recipes` lists them")
     parser.add_argument(
         "--grid", action="append", default=[], metavar="FIELD=A,B", help="every value in turn"
     )
@@ -201,11 +176,33 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     parser.add_argument(
         "--loguniform", action="append", default=[], metavar="FIELD=LOW,HIGH", help="draw between, log scale"
     )
-    parser.add_argument("--trials", type=int, default=1, help="draws for each point of the grid")
+    parser.add_argument(
+        "--trials", type=int, default=1, help="draws for each point of the grid; settings that optuna tries"
+    )
     parser.add_argument(
         "--seeds", type=int, default=1, help="runs of each setting, with seeds --seed, --seed + 1, ..."
     )
     parser.add_argument("--metric", default="val/accuracy", help="final metric to compare")
+    parser.add_argument(
+        "--search",
+        choices=("all", "optuna"),
+        default="all",
+        help="all: every point and draw; optuna: settings near those that were good (TPE)",
+    )
+    parser.add_argument(
+        "--scheduler",
+        choices=("none", "asha", "median"),
+        default="none",
+        help="stop trials that are behind others at the same epoch",
+    )
+    parser.add_argument("--grace", type=int, default=1, help="epochs before a scheduler may stop a trial")
+    parser.add_argument(
+        "--time-budget", type=float, default=None, metavar="SECONDS", help="end the sweep after this time"
+    )
+    parser.add_argument(
+        "--gpus-per-trial", type=float, default=0.0, help="GPUs of a trial, or the share of one"
+    )
+    parser.add_argument("--resume", metavar="RUN", help="go on with a sweep that was killed; no other flags")
     parser.add_argument(
         "--address", default="local", help="Ray cluster: an address, or auto; default: this machine"
     )
@@ -217,16 +214,40 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         "--full", action="store_true", help="let trials go on after training: test data, figures, model"
     )
     options, rest = parser.parse_known_args(words)
+    if options.resume:
+        return _parsed_again(options.resume, rest)
+    if options.recipe is None:
+        raise usage_error("which recipe? `python -m recipes` lists them")
+    options.words = words
     catalogue.require(options.recipe)
-    for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent"):
+    for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent", "grace"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise usage_error(f"--{name.replace('_', '-')} must be at least 1")
+    if options.gpus_per_trial < 0 or (options.time_budget is not None and options.time_budget <= 0):
+        raise usage_error("--gpus-per-trial must not be negative, --time-budget must be positive")
+    if options.scheduler != "none" and options.search == "optuna" and options.seeds > 1:
+        raise usage_error("--scheduler compares runs, not means over seeds: leave --seeds or --search away")
     config_class, _ = load_recipe(options.recipe)
     axes = space.parse(config_class, options.grid, options.choice, options.uniform, options.loguniform)
     check_words(config_class, rest)
     import tyro
 
     return options, tyro.cli(config_class, args=rest, prog=f"python -m tuning.sweep {options.recipe}"), axes
+
+
+def _parsed_again(run_id: str, rest: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
+    """The command line of a sweep that was started before."""
+    uri = rest[rest.index("--tracking-uri") + 1] if "--tracking-uri" in rest[:-1] else None
+    client, uri = tracking.connect(uri)
+    tags = tracking.find(client, uri, run_id).data.tags
+    if "words" not in tags:
+        raise usage_error(f"run {run_id} is no sweep; a recipe's run goes on with its own --resume")
+    words = json.loads(tags["words"])
+    if "optuna" in words:
+        raise usage_error(f"sweep {run_id} searched with optuna, whose memory is gone: start it anew")
+    options, config, axes = _parsed(words)
+    options.resume = run_id
+    return options, dataclasses.replace(config, tracking_uri=uri), axes
 
 
 class _Parser(argparse.ArgumentParser):
@@ -236,132 +257,39 @@ class _Parser(argparse.ArgumentParser):
         raise usage_error(message)
 
 
-def _run_trials(
-    options: argparse.Namespace, trials: list[dict], base: dict[str, Any], parent: str
-) -> tuple[list[tuple[dict, dict]], list[str]]:
-    """Run the trials on Ray; the finished ones with their metrics, and the errors of the others."""
-    # MLflow has it all; Ray's own loggers would write it again, and TensorBoard's would load TensorFlow.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a panel even where verbose is 0
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of its own next release
-    import ray
-    from ray import tune
-
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a line, below
-    environment = {
-        **backend.thread_environment(options.cpus_per_trial),
-        "KERAS_BACKEND": base["backend"],
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
-    try:
-        ray.init(
-            address=options.address,
-            runtime_env={"env_vars": environment},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False if options.address == "local" else None,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise RecipeError(
-            f"no Ray cluster at --address {options.address}: {str(error).splitlines()[0]}"
-        ) from error
-    try:
-        results = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(
-                    run_trial, base=base, recipe=options.recipe, parent=parent, full=options.full
-                ),
-                {"cpu": options.cpus_per_trial},
-            ),
-            param_space={"trial": tune.grid_search(trials)},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=options.max_concurrent),
-            run_config=tune.RunConfig(
-                name=parent,
-                storage_path=str(Path("mlruns/ray").absolute()),
-                verbose=0,
-                callbacks=[_progress(len(trials), options.metric)],
-            ),
-        ).fit()
-    finally:
-        ray.shutdown()
-    finished, failures = [], []
-    for result in results:
-        if result.error is not None:
-            failures.append(f"{_name(result.config['trial'])}: {_last_line(result.error)}")
-        elif result.metrics and "seconds" in result.metrics:
-            finished.append((result.config["trial"], result.metrics))
-    return finished, failures
-
-
-def _progress(total: int, metric: str) -> Any:
-    """A line on the terminal for every trial that ends."""
-    from ray import tune
-
-    class Progress(tune.Callback):
-        def __init__(self) -> None:
-            self.ended = 0
-            self.begin = time.perf_counter()
-
-        def _line(self, trial: Any, text: str) -> None:
-            self.ended += 1
-            left = (time.perf_counter() - self.begin) / self.ended * (total - self.ended)
-            print(
-                f"[{self.ended:>3}/{total}] {_name(trial.config['trial'])}  {text}  {left:.0f} s left",
-                flush=True,
-            )
-
-        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            result = trial.last_result
-            self._line(
-                trial, f"{metric} {result.get(metric, float('nan')):.4f}  {result.get('seconds', 0):.1f} s"
-            )
-
-        def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            self._line(trial, "FAILED")
-
-    return Progress()
-
-
-def _report(run: tracking.Run, rows: list[dict], failures: list[str], metric: str, seconds: float) -> None:
+def _report(run: tracking.Run, rows: list[dict], outcome: Outcome, metric: str, seconds: float) -> None:
     text = table(rows, metric)
     print(f"\n{text}\n")
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    run.text("sweep.md", text + "\n" + "".join(f"\nfailed: {failure}\n" for failure in failures))
+    notes = [f"stopped early: {name}" for name in outcome.stopped]
+    notes += [f"failed: {failure}" for failure in outcome.failures]
+    for note in notes:
+        print(note, file=sys.stderr)
+    run.text("sweep.md", "\n\n".join([text, *notes]) + "\n")
+    fields = list(dict.fromkeys(name for row in rows for name in row["setting"]))
     sheet = io.StringIO()
     writer = csv.writer(sheet)
     writer.writerow(
         [
-            *rows[0]["setting"],
+            *fields,
             "mean",
             "std",
             *(f"seed {k}" for k in range(max(len(r["values"]) for r in rows))),
         ]
     )
     for row in rows:
-        writer.writerow([*row["setting"].values(), row["mean"], row["std"], *row["values"]])
+        values = [row["setting"].get(name, "") for name in fields]
+        writer.writerow([*values, row["mean"], row["std"], *row["values"]])
     run.text("sweep.csv", sheet.getvalue())
     run.figure("comparison", comparison(rows, metric))
     run.metrics(
-        {f"best/{metric}": rows[0]["mean"], "failed_trials": len(failures), "duration_seconds": seconds},
+        {
+            f"best/{metric}": rows[0]["mean"],
+            "failed_trials": len(outcome.failures),
+            "duration_seconds": seconds,
+        },
         step=0,
     )
     run.tags({"best": rows[0]["label"]})
-
-
-def _label(setting: dict[str, Any]) -> str:
-    return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in setting.items()
-    )
-
-
-def _name(trial: dict[str, Any]) -> str:
-    return f"{trial['label']} seed={trial['seed']}"
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]
 
 
 def _command() -> str:

@@ -8,8 +8,10 @@ import importlib
 import time
 from typing import Any
 
-from recipes.engine import backend, launch
+from recipes.engine import backend, launch, tracking
 from recipes.engine.config import RunConfig
+from recipes.engine.errors import Finished, RecipeError
+from tuning.space import Space, label
 
 
 def load_recipe(name: str) -> tuple[type[RunConfig], launch.Train]:
@@ -31,30 +33,66 @@ def warm_up(name: str) -> None:
     programs.keep()
 
 
-def run_trial(sample: dict[str, Any], base: dict[str, Any], recipe: str, parent: str, full: bool) -> None:
-    """Run a recipe with some of its fields changed, as a child of an MLflow run; report to Ray Tune.
+def run_trial(
+    sample: dict[str, Any],
+    base: dict[str, Any],
+    recipe: str,
+    parent: str,
+    axes: Space,
+    seeds: list[int],
+    full: bool,
+    epochwise: bool,
+) -> None:
+    """Run a recipe with some of its fields changed, as children of an MLflow run; report to Ray Tune.
 
-    A worker keeps its backend, its data and its compiled programs for the trials to come.
+    A worker keeps its backend, its data and its compiled programs for the trials to come. The last report has
+    the metrics of each run under `runs`, or the error that ended one; a trial that its scheduler stops has
+    none.
 
     Args:
-        sample: what Ray Tune drew: under `trial`, fields and values of a `setting`, its `label`, a `seed`.
+        sample: what Ray Tune drew: under `trial`, values of a `setting`, and perhaps the `seeds` for it.
         base: the recipe's fields that all trials share.
         recipe: the recipe's name.
         parent: identifier of the sweep's MLflow run.
+        axes: what the sweep varies.
+        seeds: those of every setting.
         full: whether a trial goes on after its training: test data, figures, the stored model.
+        epochwise: whether to report after every epoch, for a scheduler.
     """
     from ray import tune
 
-    warm_up(base["backend"])
-    trial = sample["trial"]
+    setting = axes.applicable(sample["trial"]["setting"])
+    runs, begin = {}, time.perf_counter()
+    stopped = False
+
+    def watch(run: tracking.Run, values: dict[str, float]) -> None:
+        nonlocal stopped
+        try:
+            tune.report(values)
+        except SystemExit:  # how Ray stops a trial
+            stopped = True
+            run.tags({"stopped": f"by the scheduler after epoch {values['epoch']:.0f}"})
+            raise Finished(values) from None
+
     config_class, train = load_recipe(recipe)
-    config = dataclasses.replace(config_class(**base), **trial["setting"], seed=trial["seed"])
-    start = time.perf_counter()
-    metrics = launch.run_recipe(
-        config,
-        train,
-        run_name=f"{trial['label']} seed={trial['seed']}",
-        tags={"mlflow.parentRunId": parent, "setting": trial["label"]},
-        only_training=not full,
-    )
-    tune.report({**metrics, "seconds": time.perf_counter() - start})
+    for seed in sample["trial"].get("seeds", seeds):
+        warm_up(base["backend"])
+        start = time.perf_counter()
+        try:
+            metrics = launch.run_recipe(
+                dataclasses.replace(config_class(**base), **setting, seed=seed),
+                train,
+                run_name=f"{label(setting)} seed={seed}",
+                tags={"mlflow.parentRunId": parent, "setting": label(setting)},
+                only_training=not full,
+                watch=watch if epochwise else None,
+            )
+        except RecipeError as error:  # the setting's own: another worker would come to the same
+            tune.report({"failed": str(error), "runs": runs, "seconds": time.perf_counter() - begin})
+            return
+        if stopped:
+            return
+        runs[seed] = {**metrics, "seconds": time.perf_counter() - start}
+    shared = set.intersection(*(set(metrics) for metrics in runs.values()))
+    means = {name: sum(metrics[name] for metrics in runs.values()) / len(runs) for name in shared}
+    tune.report({**means, "runs": runs, "seconds": time.perf_counter() - begin})

@@ -50,6 +50,7 @@ def run_recipe(
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
     only_training: bool = False,
+    watch: Callable[[tracking.Run, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """One run of a recipe, tracked from its first to its last moment.
 
@@ -60,6 +61,7 @@ def run_recipe(
         tags: MLflow tags beside the usual ones; a sweep names its parent here.
         only_training: end the run after training, with the metrics of its last epoch: no test data, no
             figures and no stored model. Recipes that do not train with `engine.progress` run to their end.
+        watch: called after every epoch with the run and the epoch's metrics.
 
     Returns:
         The final metrics.
@@ -84,7 +86,7 @@ def run_recipe(
             params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
             tags={**_circumstances(name, config), **tracking.process_tags(), **(tags or {})},
         )
-    run.only_training = only_training
+    run.only_training, run.watch = only_training, watch
     print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
     start = time.perf_counter()
     handlers = interruption.listen()

@@ -204,6 +204,8 @@ class Progress:
                 print(
                     f"stopped early: {self.monitor} was best {self.patience} epochs ago, at {self.best:.4g}"
                 )
+        if self.run.watch is not None:
+            self.run.watch(self.run, {**values, "epoch": self._epoch + 1})
 
     # Checkpoints
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,10 @@ class Run:
 
     A tracking server that stops answering does not stop the run: its metrics wait, are sent again with the
     next ones, and are written to `mlruns/unsent/RUN.json` if the server is still away at the end.
+
+    Attributes:
+        only_training: the run is to end after its training, without figures: it is there to be compared.
+        watch: called after every epoch with the run and its metrics; it may end the run by `Finished`.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Run:
         self.last_step = 0
         self.checkpoints: Path | None = None
         self.only_training = False
+        self.watch: Callable[[Run, dict[str, float]], None] | None = None
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record metrics at an optimizer step; they are sent at once, or with the next ones."""
@@ -393,11 +398,22 @@ def absolute(uri: str | None) -> str:
 
 def end_children(uri: str, experiment: str, parent: str) -> int:
     """Mark a parent's children that still say RUNNING, though nobody runs them, as KILLED; their number."""
-    client, uri = connect(uri)
-    running = client.search_runs(
-        [experiment_of(client, uri, experiment)],
-        f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
-    )
+    client, _ = connect(uri)
+    running = children(uri, experiment, parent, "RUNNING")
     for child in running:
         client.set_terminated(child.info.run_id, "KILLED")
     return len(running)
+
+
+def children(uri: str, experiment: str, parent: str, status: str) -> list[Any]:
+    """MLflow's records of a parent's children in a state, however many there are."""
+    client, uri = connect(uri)
+    experiments = [experiment_of(client, uri, experiment)]
+    query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = '{status}'"
+    found, token = [], None
+    while True:
+        page = client.search_runs(experiments, query, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found

@@ -34,6 +34,14 @@ def test_draws_lie_within_bounds_and_follow_the_seed():
     assert 0.4 < sum(rate < 10**-2.5 for rate in rates) / 400 < 0.6
 
 
+def test_a_conditional_field_varies_only_where_it_applies():
+    axes = parse(Config, grid=["optimizer=sgd,adamw", "weight_decay=0.1,0.2,0.3@optimizer=adamw"])
+    assert axes.settings(trials=1, seed=0) == [
+        {"optimizer": "sgd"},
+        *({"optimizer": "adamw", "weight_decay": decay} for decay in (0.1, 0.2, 0.3)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -47,6 +55,14 @@ def test_draws_lie_within_bounds_and_follow_the_seed():
         ({"uniform": ["label_smoothing=0.2,0.1"]}, "--uniform takes label_smoothing=low,high"),
         ({"loguniform": ["weight_decay=0,1"]}, "--loguniform weight_decay needs positive bounds"),
         ({}, "nothing varies"),
+        (
+            {"grid": ["optimizer=sgd,adam"], "uniform": ["weight_decay=0,1@optimzer=adam"]},
+            "unknown field 'optimzer': did you mean 'optimizer'?",
+        ),
+        (
+            {"grid": ["optimizer=sgd,adam"], "uniform": ["weight_decay=0,1@model=small"]},
+            "'@model=small' must name one value of another field that varies: optimizer, weight_decay",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_the_nearest_valid_name(words, sentence):

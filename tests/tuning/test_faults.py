@@ -1,0 +1,122 @@
+"""What happens to a sweep when its parts die or its trials do not promise much: no trial lost, none twice."""
+
+import collections
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+pytestmark = pytest.mark.once
+
+DIGITS = ["--backend", "torch", "--dataset", "digits", "--units", "16", "--projected", "0"]
+
+
+def started(cwd, *words):
+    """A sweep in a process group of its own, its output in a file."""
+    with open(cwd / "out.txt", "ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tuning.sweep", *words], stdout=out, stderr=subprocess.STDOUT, cwd=cwd,
+            env={**os.environ, "PYTHONPATH": os.getcwd()}, start_new_session=True,
+        )  # fmt: skip
+
+
+def output_of(cwd, *words):
+    process = started(cwd, *words)
+    assert process.wait(400) == 0, (cwd / "out.txt").read_text()
+    return (cwd / "out.txt").read_text()
+
+
+def records(cwd, kind="children"):
+    """MLflow's records of the trials, or of the sweep."""
+    client = mlflow.MlflowClient(f"sqlite:///{cwd}/mlruns/mlflow.db")
+    found = client.get_experiment_by_name("mlp_fashion")
+    runs = client.search_runs([found.experiment_id]) if found else []
+    return [run for run in runs if ("mlflow.parentRunId" in run.data.tags) == (kind == "children")]
+
+
+def until(ready, seconds=200):
+    end = time.time() + seconds
+    while not ready():
+        assert time.time() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+def finished(cwd):
+    counts = collections.Counter()
+    for run in records(cwd):
+        if run.info.status == "FINISHED":
+            counts[run.data.tags["setting"], run.data.params["seed"]] += 1
+    return counts
+
+
+def test_a_killed_worker_and_a_killed_driver_cost_no_trial(tmp_path):
+    words = ["mlp_fashion", *DIGITS, "--epochs", "40", "--grid", "learning_rate=0.01,0.001", "--seeds", "2",
+             "--max-concurrent", "1"]  # fmt: skip
+    driver = started(tmp_path, *words)
+    until(lambda: (tmp_path / "mlruns/mlflow.db").exists())
+    until(lambda: [run for run in records(tmp_path) if run.data.metrics])
+    (running,) = [run for run in records(tmp_path) if run.info.status == "RUNNING"]
+    os.kill(int(running.data.tags["process"]), signal.SIGKILL)
+    until(lambda: len(finished(tmp_path)) == 2)  # the killed trial was begun anew, another one is done
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    (sweep,) = records(tmp_path, "sweep")
+    text = output_of(tmp_path, "--resume", sweep.info.run_id)
+    assert re.search(rf"sweep {sweep.info.run_id} goes on: [2-4] of 4 trials are finished", text)
+    assert sorted(finished(tmp_path).values()) == [1] * 4
+    assert {run.info.status for run in records(tmp_path)} == {"FINISHED", "KILLED"}
+    (sweep,) = records(tmp_path, "sweep")
+    assert sweep.info.status == "FINISHED" and sweep.data.metrics["failed_trials"] == 0
+    for row in text[text.rindex("| setting") :].splitlines()[2:4]:
+        assert "+/-" in row and row.split("|")[3].strip() == "2", row
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_scheduler_stops_a_trial_that_is_behind(scheduler, tmp_path):
+    text = output_of(
+        tmp_path, "mlp_fashion", *DIGITS, "--epochs", "6", "--grid", "learning_rate=0.01,0.005,1e-7",
+        "--scheduler", scheduler, "--grace", "2", "--metric", "val/loss", "--max-concurrent", "1",
+    )  # fmt: skip
+    assert "stopped early: learning_rate=1e-07 seed=0" in text
+    assert "| learning_rate=1e-07" not in text
+    stopped = [run for run in records(tmp_path) if "stopped" in run.data.tags]
+    assert [run.data.params["learning_rate"] for run in stopped] == ["1e-07"]
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    epochs = {
+        run.data.params["learning_rate"]: len(client.get_metric_history(run.info.run_id, "val/accuracy"))
+        for run in records(tmp_path)
+    }
+    assert epochs == {"0.01": 6, "0.005": 6, "1e-07": 2 if scheduler == "asha" else epochs["1e-07"]}
+    assert 2 <= epochs["1e-07"] < 6
+    assert {run.info.status for run in records(tmp_path)} == {"FINISHED"}
+
+
+def test_optuna_searches_where_it_was_good(tmp_path):
+    text = output_of(
+        tmp_path, "mlp_fashion", *DIGITS, "--epochs", "1", "--search", "optuna", "--trials", "6",
+        "--loguniform", "learning_rate=1e-5,1e-1", "--choice", "optimizer=adamw,sgd",
+        "--uniform", "dropout=0,0.5@optimizer=adamw", "--seeds", "2", "--max-concurrent", "1",
+    )  # fmt: skip
+    runs = records(tmp_path)
+    assert len(runs) == 12 and {run.info.status for run in runs} == {"FINISHED"}
+    assert set(collections.Counter(run.data.tags["setting"] for run in runs).values()) == {2}
+    for run in runs:
+        assert 1e-5 <= float(run.data.params["learning_rate"]) <= 0.1
+        assert ("dropout=" in run.data.tags["setting"]) == (run.data.params["optimizer"] == "adamw")
+    assert "[  6/6]" in text
+
+
+def test_a_sweep_without_memory_or_that_is_none_is_not_resumed(tmp_path, monkeypatch, capsys):
+    from recipes.engine import tracking
+    from tuning import sweep
+
+    monkeypatch.chdir(tmp_path)
+    run = tracking.start(None, "mlp_fashion", "a run", {}, {"recipe": "mlp_fashion"})
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["--resume", run.id])
+    assert stop.value.code == 2 and f"run {run.id} is no sweep" in capsys.readouterr().err
