@@ -23,7 +23,7 @@ def style(place: int) -> dict[str, Any]:
 
 
 def panels(count: int, columns: int = 3, size: tuple[float, float] = (4.0, 3.1)) -> tuple[Figure, list]:
-    """A figure of `count` axes in rows of at most `columns`, plain: no upper and right spine, a light grid."""
+    """A figure of `count` plain axes in rows of at most `columns`, in reading order."""
     columns = min(count, columns)
     rows = -(-count // columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")

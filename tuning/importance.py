@@ -27,7 +27,7 @@ def number(word: str) -> Any:
 def permutation_importance(
     rows: Sequence[Mapping[str, Any]], fields: Sequence[str], metric: str, seed: int = 0
 ) -> tuple[dict[str, tuple[float, float]], float]:
-    """By how much the forest's R² on trials it has not seen falls when a field's values are shuffled among them.
+    """By how much a forest's R² on trials it has not seen falls when a field's values are shuffled.
 
     Args:
         rows: a trial's fields and its metric.

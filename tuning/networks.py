@@ -22,10 +22,12 @@ from tuning.evidence import Trial
 
 @dataclass(frozen=True)
 class Task:
-    """Examples to learn from and to be measured on: x (n, features) float32, y (n,) int32."""
+    """Examples to learn from, to choose by and to be measured on: x (n, features) float32, y (n,) int32."""
 
     x: np.ndarray
     y: np.ndarray
+    val_x: np.ndarray
+    val_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
 
@@ -38,19 +40,21 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
     return x.reshape(len(x), -1).astype(np.float32) / 255, y
 
 
-def digits(examples: int, seed: int, tests: int = 400) -> Task:
+VALIDATION, TEST = 100, 400  # of the second as many as are left
+
+
+def digits(examples: int, seed: int) -> Task:
     """Handwritten digits of 64 pixels, centred: a random choice to learn from, and others to be measured on.
 
     Args:
         examples: how many to learn from.
         seed: of the choice.
-        tests: how many to be measured on.
     """
     x, y = _images()
     order = np.random.default_rng((seed, 7)).permutation(len(x))
-    train, test = order[:examples], order[examples : examples + tests]
-    mean = x[train].mean()
-    return Task(2 * (x[train] - mean), y[train], 2 * (x[test] - mean), y[test])
+    parts = np.split(order, np.cumsum([examples, VALIDATION, TEST]))[:3]
+    mean = x[parts[0]].mean()
+    return Task(*(array for part in parts for array in (2 * (x[part] - mean), y[part])))
 
 
 def perceptron(
@@ -61,7 +65,7 @@ def perceptron(
     inputs: int = 64,
     outputs: int = 10,
 ) -> keras.Model:
-    """Hidden layers of these widths, each with its normalization before and its dropout after the activation."""
+    """Hidden layers of these widths: normalization before, dropout after the activation."""
     x = first = keras.Input((inputs,))
     for width in widths:
         x = layers.Dense(width)(x)
@@ -94,7 +98,7 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
 
 
 def accuracy(labels: np.ndarray, outputs: np.ndarray) -> float:
-    """Share of examples whose largest output is that of their class; of a network of NaNs nothing is right."""
+    """Share of examples whose largest output is their class'; of a network of NaNs nothing is right."""
     right = np.argmax(outputs, axis=-1) == labels
     return float(np.mean(right & np.isfinite(outputs).all(axis=-1)))
 
@@ -179,7 +183,7 @@ class Training:
             augment: changes a batch of inputs, drawing from the generator.
 
         Returns:
-            Curves and final values of `train/loss`, `train/accuracy`, `test/loss` and `test/accuracy`.
+            Curves and final values of loss and accuracy, each of `train/`, `val/` and `test/`.
         """
         rng = np.random.default_rng((seed, 13))
         order = np.empty(0, int)
@@ -199,9 +203,13 @@ class Training:
         return Trial(setting, seed, curves, {name: curve[-1][1] for name, curve in curves.items()})
 
     def measures(self, task: Task) -> dict[str, float]:
-        """Loss and accuracy on both parts of a task."""
+        """Loss and accuracy on every part of a task."""
         found = {}
-        for part, x, y in (("train", task.x, task.y), ("test", task.test_x, task.test_y)):
+        for part, x, y in (
+            ("train", task.x, task.y),
+            ("val", task.val_x, task.val_y),
+            ("test", task.test_x, task.test_y),
+        ):
             outputs = self.outputs(x)
             found[f"{part}/loss"] = float(ops.convert_to_numpy(ops.mean(self.loss(y, outputs))))
             found[f"{part}/accuracy"] = accuracy(y, outputs)

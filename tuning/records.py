@@ -187,7 +187,7 @@ def _compared(trials: Sequence[Trial], metric: str) -> dict[str, tuple[dict[str,
 
 
 def _circumstances(client: MlflowClient, tags: Mapping[str, str], trials: Sequence[Trial]) -> dict[str, str]:
-    """The run's tags and, as a sweep's own run does not compute, the versions and device of its first trial."""
+    """The run's tags and, as a sweep's own run does not compute, its first trial's versions and device."""
     told = dict(tags)
     if trials:
         told = {**client.get_run(trials[0].id).data.tags, **told}

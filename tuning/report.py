@@ -138,7 +138,8 @@ def results(record: Record) -> list[Block]:
         if tests and not all(math.isnan(each.p) for each in tests):
             blocks.append(
                 Text(
-                    f"Different after Holm's correction for {len(tests)} tests: {listed or 'no two settings'}{more}."
+                    f"Different after Holm's correction for {len(tests)} tests: "
+                    f"{listed or 'no two settings'}{more}."
                 )
             )
         if 1 < len(values) <= 20:
@@ -166,7 +167,7 @@ def trained(record: Record) -> list[Trial]:
 
 
 def curves(record: Record) -> list[Block]:
-    """Mean and standard deviation over seeds of the metric and of the training loss, the best settings only."""
+    """Mean and standard deviation over seeds of the metric and the losses, of the best settings."""
     from tuning import figures
     from tuning.document import picture
     from tuning.statistics import ranked
@@ -215,8 +216,9 @@ def importance(record: Record) -> list[Block]:
         found, fit = permutation_importance(rows, fields, record.metric)
         blocks.append(
             Text(
-                f"A random forest that has seen three quarters of the {len(rows)} trials predicts {record.metric} of "
-                f"the others with R² = {fit:.2f}. A field matters as much as this falls when its values are shuffled"
+                f"A random forest that has seen three quarters of the {len(rows)} trials predicts "
+                f"{record.metric} of the others with R² = {fit:.2f}. A field matters as much as this falls "
+                "when its values are shuffled"
                 + (": here it does not predict, and the importances say nothing." if fit <= 0 else ".")
             )
         )
@@ -225,7 +227,8 @@ def importance(record: Record) -> list[Block]:
     else:
         blocks.append(
             Text(
-                f"{len(fields)} field varied in {len(rows)} trials: too few to weigh fields against each other."
+                f"Varied in {len(rows)} trials: {', '.join(fields)}. "
+                f"It takes two fields and {LEAST} trials to weigh fields against each other."
             )
         )
     caption = f"Every trial from field to field to its {record.metric}: dark lines are the better ones."

@@ -1,4 +1,4 @@
-"""Means with their uncertainty, and whether settings differ: t-intervals, t-tests by seed, Holm's correction."""
+"""Means with their uncertainty, and whether settings differ: t-intervals, t-tests, Holm's correction."""
 
 import itertools
 import math
@@ -42,7 +42,7 @@ class Comparison:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """mean +/- t s / sqrt(n), with t the quantile of Student's distribution at n - 1 degrees of freedom.
+    """Mean +/- t s / sqrt(n), with t the quantile of Student's distribution at n - 1 degrees of freedom.
 
     Args:
         values: one a seed; of a single one the uncertainty is NaN.
@@ -93,7 +93,7 @@ def _p(difference: float, error: float, freedom: float, stats: object) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values such that together they err with the stated probability: the i-th smallest of m times m - i + 1.
+    """p-values that hold for all tests together: the i-th smallest of m, times m - i + 1.
 
     Args:
         p_values: of m tests; NaN (no test possible) stays NaN and does not count.

@@ -266,7 +266,7 @@ def _keep(
 
 
 def table(quantity: Quantity) -> str:
-    """Mean, standard deviation and confidence interval of each setting, best first, and the tests, as Markdown."""
+    """Mean, deviation and confidence interval of each setting, best first, and the tests, as Markdown."""
     from tuning.statistics import compare, interval, ranked
 
     width = max(map(len, [*quantity.values, "setting"]))

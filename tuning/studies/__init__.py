@@ -1,10 +1,10 @@
-"""Which studies there are: the modules of this package, and the question that each one's docstring opens with.
+"""Which studies there are: the modules of this package; the docstring of each opens with its question.
 
 A study is a module with
-    investigate(seeds) -> Evidence      its own measurements and small trainings, on the backend of the process
-    FIELDS                              values by field of a recipe that `--recipe` compares, all combinations;
-                                        empty where no recipe field says what the study is about
-    TUNED (optional)                    values by field among which every setting first finds its own best
+    investigate(seeds) -> Evidence   its own measurements and small trainings, on the process' backend
+    FIELDS                           values by field of a recipe that `--recipe` compares, all combinations;
+                                     empty where no recipe field says what the study is about
+    TUNED (optional)                 values by field among which every setting first finds its own best
 """
 
 import ast

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAMES = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish")
 FIELDS = {"activation": list(NAMES)}
-# Variance of a weight times the number of inputs: 2 where half of the units are off (He), 1 elsewhere (LeCun).
+# Variance of a weight times its inputs: 2 where half of the units are off (He), 1 elsewhere (LeCun).
 SCALES = {name: 1.0 if name in ("sigmoid", "tanh", "selu") else 2.0 for name in NAMES}
 DEPTH, WIDTH, EXAMPLES = 30, 256, 128
 
@@ -59,8 +59,8 @@ def investigate(seeds: Sequence[int], hidden: int = 6, steps: int = 100) -> Evid
     keeps = min(loss, key=lambda name: float(np.mean(loss[name])))
     loses = max(loss, key=lambda name: float(np.mean(loss[name])))
     conclusion = (
-        f"through {DEPTH} layers {keeps} changes the gradient by a factor of {10 ** np.mean(left[keeps]):.2g} and "
-        f"{loses} by {10 ** np.mean(left[loses]):.1g}; "
+        f"through {DEPTH} layers {keeps} changes the gradient by a factor of "
+        f"{10 ** np.mean(left[keeps]):.2g} and {loses} by {10 ** np.mean(left[loses]):.1g}; "
         + verdict(f"test accuracy after {steps} steps of {hidden} layers", accuracy, False)
     )
     return Evidence(

@@ -1,12 +1,12 @@
-"""What does a larger batch buy: less noise in the gradient, and a better model for the same number of examples?
+"""What does a larger batch buy: less noise in the gradient, and a better model from as many examples?
 
-The variance of the gradient of a softmax regression by batch size, which theory has fall as 1 / batch size; then
-a perceptron learns digits from an equal number of examples, with one learning rate for all batch sizes, and with
-one in proportion to the batch size.
+The variance of the gradient of a softmax regression by batch size, which theory has fall as 1 / batch size;
+then a perceptron learns digits from an equal number of examples, with one learning rate for all batch sizes,
+and with one in proportion to the batch size.
 
 References:
-    Goyal et al. 2017, "Accurate, large minibatch SGD". McCandlish et al. 2018, "An empirical model of large-batch
-    training".
+    Goyal et al. 2017, "Accurate, large minibatch SGD".
+    McCandlish et al. 2018, "An empirical model of large-batch training".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EXAMPLES = 1024
 
 
 def gradient_noise(seed: int, sizes: Sequence[int] = SIZES, draws: int = 400) -> np.ndarray:
-    """Total variance of the gradient over random batches, of a softmax regression at its start, by batch size."""
+    """Total variance of a softmax regression's first gradient over random batches, by batch size."""
     task = networks.digits(EXAMPLES, seed)
     rng = np.random.default_rng((seed, 47))
     # At weights of zero every class has probability 1/10; one example's gradient is x times that error.
@@ -81,7 +81,8 @@ def investigate(seeds: Sequence[int], epochs: int = 6) -> Evidence:
                 f"{epochs} epochs, each in its own steps",
             ),
         },
-        f"the gradient's variance falls as batch size to the power {interval(slopes)}; {verdict(name, accuracy, False)}",
+        f"the gradient's variance falls as batch size to the power {interval(slopes)}; "
+        + verdict(name, accuracy, False),
         trials,
     )
 

@@ -1,12 +1,13 @@
 """How does the error depend on a model's capacity: bias, variance, and beyond interpolation?
 
-Polynomials of growing degree, fitted to many draws of the same noisy curve: squared bias and variance of their
-predictions. Random relu features with the least-squares solution of smallest norm: the test error peaks where
-there are as many features as examples, and falls again beyond (double descent).
+Polynomials of growing degree, fitted to many draws of the same noisy curve: squared bias and variance of
+their predictions. Random relu features with the least-squares solution of smallest norm: the test error peaks
+where there are as many features as examples, and falls again beyond (double descent).
 
 References:
     Geman et al. 1992, "Neural networks and the bias/variance dilemma".
-    Belkin et al. 2019, "Reconciling modern machine-learning practice and the classical bias-variance trade-off".
+    Belkin et al. 2019, "Reconciling modern machine-learning practice and the classical bias-variance
+    trade-off".
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def bias_and_variance(
 def double_descent(
     seed: int, shares: Sequence[float] = SHARES, examples: int = EXAMPLES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test error of random features, relu(x W), with the smallest solution, by share of features.
+    """Errors of random features relu(x W), with the solution of smallest norm, by their number.
 
     Args:
         seed: of features and digits.
@@ -97,24 +98,27 @@ def investigate(seeds: Sequence[int], draws: int = 200) -> Evidence:
     """
     parts = [bias_and_variance(seed, draws=draws) for seed in seeds]
     totals = {
-        f"degree {degree}": [float(bias[place] + variance[place]) for bias, variance in parts]
+        f"degree {degree}": [float(np.log10(bias[place] + variance[place])) for bias, variance in parts]
         for place, degree in enumerate(DEGREES)
     }
     errors = [double_descent(seed) for seed in seeds]
     tests = {
-        f"{share:g} x features": [float(test[place]) for _, test in errors]
+        f"{share:g} x as many": [float(np.log10(test[place])) for _, test in errors]
         for place, share in enumerate(SHARES)
     }
     peak = max(tests, key=lambda name: float(np.mean(tests[name])))
-    polynomial = "squared bias + variance of a polynomial"
+    last = list(tests)[-1]
+    polynomial = "log10 of squared bias + variance of a polynomial"
     return Evidence(
         [
             Quantity(polynomial, totals, True),
-            Quantity(f"test error of random features, their number over {EXAMPLES} examples", tests, True),
+            Quantity(
+                f"log10 of the test error, by number of random features and {EXAMPLES} examples", tests, True
+            ),
         ],
         {"bias_and_variance": draw_parts(parts), "double_descent": draw_descent(errors)},
-        f"{verdict(polynomial, totals, True).split(';')[0]}; the test error of random features peaks at {peak} per "
-        f"example, {interval(tests[peak])}, and is {interval(tests[f'{SHARES[-1]:g} x features'])} at {SHARES[-1]:g}",
+        f"{verdict(polynomial, totals, True)}; log10 of the test error of random features is largest with {peak} "
+        f"as examples, {interval(tests[peak])}, and {interval(tests[last])} with {last}",
     )
 
 

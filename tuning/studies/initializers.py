@@ -42,7 +42,7 @@ DEPTH, WIDTH, EXAMPLES = 50, 128, 128
 
 
 def matrices(start: str, shapes: Sequence[tuple[int, int]], seed: int) -> list[np.ndarray]:
-    """Weight matrices of these shapes; LSUV's are orthogonal here, and scaled by `networks` of theirs later."""
+    """Weight matrices of these shapes; LSUV's are orthogonal as yet, and scaled in their network."""
     makers = {
         "zero": lambda s: keras.initializers.Zeros(),
         "small": lambda s: keras.initializers.RandomNormal(stddev=SMALL, seed=s),

@@ -1,9 +1,9 @@
 """At which learning rate does gradient descent become unstable: where theory says, at 2 / lambda_max?
 
-Close to a minimum the loss is a quadratic with Hessian H, and a step multiplies the error along an eigenvector
-by 1 - rate * lambda: it grows where rate > 2 / lambda_max. Measured on a quadratic, and on a small network
-whose lambda_max comes from power iteration; and for the network the sharpness while it trains, which rises to
-2 / rate and stays there (the edge of stability).
+Close to a minimum the loss is a quadratic with Hessian H, and a step multiplies the error along an
+eigenvector by 1 - rate * lambda: it grows where rate > 2 / lambda_max. Measured on a quadratic, and on a
+small network whose lambda_max comes from power iteration; and for the network the sharpness while it trains,
+which rises to 2 / rate and stays there (the edge of stability).
 
 Reference:
     Cohen et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability".
@@ -29,7 +29,7 @@ RATE = 0.1  # that brings the network near a minimum
 
 
 class Network:
-    """x -> tanh(x W) V with half the mean squared error to one-hot labels, its gradient written out, in float64.
+    """x -> tanh(x W) V, half the squared error to one-hot labels, its gradient written out, in float64.
 
     In NumPy: an instability is followed over hundreds of steps, where rounding to float32 would drown it.
 
@@ -136,7 +136,7 @@ def network_edge(seed: int, steps: int = 3000) -> tuple[float, float]:
 
 
 def progressive(seed: int, rate: float, steps: int = 1200, every: int = 60) -> Curve:
-    """rate * sharpness / 2 while a network trains with full batches: 1 is the edge."""
+    """Rate * sharpness / 2 while a network trains with full batches: 1 is the edge."""
     network, curve = Network(seed), []
     weights = network.start
     for step in range(steps + 1):
@@ -175,8 +175,9 @@ def investigate(
             ),
             "losses": draw(seeds[0]),
         },
-        f"gradient descent becomes unstable at {quadratic} times 2 / lambda_max on a quadratic and at {network} times "
-        f"on a network; training with {highest} brings the sharpness to {interval(last[highest])} of 2 / rate",
+        f"gradient descent becomes unstable at {quadratic} times 2 / lambda_max on a quadratic and at "
+        f"{network} times on a network; training with {highest} brings the sharpness to "
+        f"{interval(last[highest])} of 2 / rate",
     )
 
 

@@ -1,8 +1,8 @@
-"""What do mean squared error, absolute error, Huber's loss and cross-entropy each make of outliers and mistakes?
+"""What do squared error, absolute error, Huber's loss and cross-entropy each make of outliers and mistakes?
 
-Curves and slopes; the constant that each loss calls best; a line fitted to points of which a tenth are wrong;
-cross-entropy against squared error on classification: the slope where a classifier is surely wrong, and digits
-learned from a start that is.
+Curves and slopes; the constant that each loss calls best; a line fitted to points of which a tenth are
+wrong, and the learning rates at which that is possible; cross-entropy against squared error on
+classification: the slope where a classifier is surely wrong, and digits learned from a start that is.
 
 References:
     Huber 1964, "Robust estimation of a location parameter".
@@ -56,7 +56,7 @@ def residual_slope(name: str, error: np.ndarray) -> np.ndarray:
 
 
 def points_on_a_line(seed: int, n: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """y = SLOPE x + noise, of which a share is far above where x is large."""
+    """Y = SLOPE x + noise, of which a share is far above where x is large."""
     rng = np.random.default_rng((seed, 37))
     x = rng.uniform(-1, 1, n)
     y = SLOPE * x + rng.normal(0, 0.2, n)
@@ -77,8 +77,8 @@ def fitted_slope(name: str, x: np.ndarray, y: np.ndarray, rate: float = 0.1, ste
     return a
 
 
-def steps_to_instability(name: str, seed: int) -> float:
-    """The largest learning rate, of a row of doublings, at which a line can still be fitted: its logarithm to 10."""
+def largest_stable_rate(name: str, seed: int) -> float:
+    """Logarithm to 10 of the largest learning rate, of a row of doublings, that can still fit a line."""
     x, y = points_on_a_line(seed)
     stable = [
         rate for rate in 0.01 * 2.0 ** np.arange(12) if abs(fitted_slope(name, 10 * x, y, rate, 300)) < 50
@@ -102,7 +102,7 @@ def investigate(seeds: Sequence[int], steps: int = 150) -> Evidence:
     lines = {
         name: [abs(fitted_slope(name, *points_on_a_line(seed)) - SLOPE) for seed in seeds] for name in LOSSES
     }
-    stability = {name: [steps_to_instability(name, seed) for seed in seeds] for name in LOSSES}
+    stability = {name: [largest_stable_rate(name, seed) for seed in seeds] for name in LOSSES}
     trials = classify(seeds, steps)
     accuracy = values_by_setting(trials, "test/accuracy")
     from_mistakes = {
@@ -129,8 +129,8 @@ def investigate(seeds: Sequence[int], steps: int = 150) -> Evidence:
                 "from a usual start, and a surely wrong one",
             ),
         },
-        f"{verdict(error, lines, True)}; {reached} is {interval(from_mistakes['cross-entropy'])} with cross-entropy "
-        f"and {interval(from_mistakes['squared error'])} with squared error",
+        f"{verdict(error, lines, True)}; {reached} is {interval(from_mistakes['cross-entropy'])} with "
+        f"cross-entropy and {interval(from_mistakes['squared error'])} with squared error",
         trials,
     )
 

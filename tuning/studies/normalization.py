@@ -39,7 +39,7 @@ DEPTH, WIDTH = 8, 64
 
 
 def activations(kind: str, seed: int, factor: float, depth: int = DEPTH) -> np.ndarray:
-    """Root mean square of the activations of every hidden layer, from weights `factor` times the usual size."""
+    """Root mean square of every hidden layer's activations, from weights `factor` times the usual size."""
     model = networks.perceptron([WIDTH] * depth, normalization=KINDS[kind])
     networks.draw(model, seed, scale=2 * factor**2)
     outputs = [layer.output for layer in model.layers if isinstance(layer, keras.layers.Activation)]
@@ -80,7 +80,7 @@ def investigate(seeds: Sequence[int], steps: int = 80, depth: int = DEPTH) -> Ev
     )
     return Evidence(
         [
-            Quantity(f"change of the activations over {depth} layers from a small start, in powers of ten", kept, True),
+            Quantity(f"change of activations over {depth} layers from a small start, powers of ten", kept, True),
             Quantity(name, worst),
             Quantity(few, small),
         ],
@@ -97,7 +97,7 @@ def investigate(seeds: Sequence[int], steps: int = 80, depth: int = DEPTH) -> Ev
 
 
 def train(kind: str, seeds: Sequence[int], steps: int, depth: int) -> list[Trial]:
-    """One kind of normalization: from every start with batches of 64, and from the usual one with batches of 4."""
+    """One kind of normalization: with batches of 64 from every start, with batches of 4 from the usual."""
     model = networks.perceptron([WIDTH] * depth, normalization=KINDS[kind])
     training = networks.Training(model, layers.optimizers.SGD(momentum=0.9))
     trials = []

@@ -1,8 +1,8 @@
 """Which optimizer gets furthest in as many steps, when each has the learning rate that suits it?
 
-On four surfaces of two variables, from several starts, with the project's own optimizers; and batch, stochastic
-and mini-batch gradient descent of a softmax regression that may look at as many examples. Learning rates are
-chosen on other starts and seeds than those that are compared.
+On four surfaces of two variables, from several starts, with the project's own optimizers; and batch,
+stochastic and mini-batch gradient descent of a softmax regression that may look at as many examples. Learning
+rates are chosen on other starts and seeds than those that are compared.
 
 References:
     Rosenbrock 1960; Beale 1958. Sutskever et al. 2013, "On the importance of initialization and momentum".
@@ -40,7 +40,7 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "adam": lambda: layers.optimizers.Adam(),
     "adamw": lambda: layers.optimizers.AdamW(weight_decay=0.01),
 }
-RATES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 SPREAD = 0.3  # standard deviation of the starts around a surface's own
 WORST, BEST = 1e6, 1e-12  # values are compared within; beyond, a run has diverged or arrived
 
@@ -114,7 +114,7 @@ def trajectories(
 
 
 def heights(surface: Surface, paths: np.ndarray) -> np.ndarray:
-    """log10 of the surface along paths (..., 2), between `BEST` and `WORST`; what is no number is the worst."""
+    """log10 of the surface along paths (..., 2), between `BEST` and `WORST`; NaN is the worst."""
     with np.errstate(all="ignore"):
         values = surface.of(paths[..., 0].astype(np.float64), paths[..., 1].astype(np.float64))
         return np.log10(np.clip(np.nan_to_num(values, nan=WORST, posinf=WORST), BEST, WORST))
@@ -123,7 +123,7 @@ def heights(surface: Surface, paths: np.ndarray) -> np.ndarray:
 def descend(
     surface: Surface, seeds: Sequence[int], steps: int, names: Sequence[str] = tuple(OPTIMIZERS)
 ) -> dict[str, tuple[float, np.ndarray]]:
-    """For each optimizer the learning rate that ends lowest on half of the starts, and the paths of the others.
+    """The learning rate that ends lowest on half of the starts, and the paths of the others.
 
     Args:
         surface: what to descend.
@@ -210,7 +210,8 @@ def investigate(seeds: Sequence[int], steps: int = 150, epochs: int = 4, example
             "convergence": draw_convergence(descents),
             "batch_sizes": figures.bands(curves, "training loss", "gradient descent at equal examples"),
         },
-        f"each with its own learning rate, the lowest after {steps} steps are {leaders}; {verdict(name, ends, True)}",
+        f"each with its own learning rate, the lowest after {steps} steps are {leaders}; "
+        + verdict(name, ends, True),
     )
 
 

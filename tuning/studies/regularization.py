@@ -1,7 +1,8 @@
 """Of a network that overfits on purpose, which regularization closes the gap between training and test?
 
-A wide perceptron on few digits, trained until it knows them by heart: as it is; with L1, L2, decoupled weight
-decay, dropout, shifted images; and the same run as the first, stopped where a validation set was learned best.
+A wide perceptron on few digits, trained until it knows them by heart: as it is; with L1, L2, decoupled
+weight decay, dropout, shifted images; and the first run again, stopped where the loss on validation digits
+was lowest.
 
 References:
     Loshchilov and Hutter 2019, "Decoupled weight decay regularization". Srivastava et al. 2014, "Dropout".
@@ -98,8 +99,8 @@ def train(name: str, seeds: Sequence[int], steps: int, width: int) -> list[Trial
 
 
 def stopped(trial: Trial) -> Trial:
-    """The same run, as if ended where the test loss was lowest; the best that early stopping could do."""
-    losses = [value for _, value in trial.curves["test/loss"]]
+    """The same run, as if ended where the loss on validation digits was lowest."""
+    losses = [value for _, value in trial.curves["val/loss"]]
     last = int(np.argmin(losses)) + 1
     curves = {name: curve[:last] for name, curve in trial.curves.items()}
     metrics = {name: curve[-1][1] for name, curve in curves.items()}

@@ -1,7 +1,7 @@
 """Which learning-rate schedule ends lowest when gradients are noisy, and does a network see the difference?
 
-Gradient descent on a quadratic with noise of constant size: a constant rate ends on a floor of noise, a falling
-one below it. Then a perceptron learns digits with each schedule at the same peak rate.
+Gradient descent on a quadratic with noise of constant size: a constant rate ends on a floor of noise, a
+falling one below it. Then a perceptron learns digits with each schedule at the same peak rate.
 
 References:
     Loshchilov and Hutter 2017, "SGDR". Smith and Topin 2017, "Super-convergence".
@@ -40,7 +40,7 @@ def rates(name: str, peak: float, steps: int) -> np.ndarray:
 
 
 def noisy_descent(learning_rates: np.ndarray, seed: int, dimensions: int = 50) -> np.ndarray:
-    """f = x'Dx / 2 over steps of x <- x - rate (D x + noise), with eigenvalues D from 0.1 to 1."""
+    """F = x'Dx / 2 over steps of x <- x - rate (D x + noise), with eigenvalues D from 0.1 to 1."""
     rng = np.random.default_rng((seed, 53))
     eigenvalues = np.geomspace(0.1, 1, dimensions)
     x = np.full(dimensions, 3.0)
