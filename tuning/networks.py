@@ -211,6 +211,6 @@ class Training:
             ("test", task.test_x, task.test_y),
         ):
             outputs = self.outputs(x)
-            found[f"{part}/loss"] = float(ops.convert_to_numpy(ops.mean(self.loss(y, outputs))))
+            found[f"{part}/loss"] = float(ops.mean(self.loss(y, ops.convert_to_tensor(outputs))))
             found[f"{part}/accuracy"] = accuracy(y, outputs)
         return found

@@ -112,13 +112,11 @@ def investigate(seeds: Sequence[int], draws: int = 200) -> Evidence:
     return Evidence(
         [
             Quantity(polynomial, totals, True),
-            Quantity(
-                f"log10 of the test error, by number of random features and {EXAMPLES} examples", tests, True
-            ),
+            Quantity(f"log10 of the test error of random features on {EXAMPLES} examples", tests, True),
         ],
         {"bias_and_variance": draw_parts(parts), "double_descent": draw_descent(errors)},
-        f"{verdict(polynomial, totals, True)}; log10 of the test error of random features is largest with {peak} "
-        f"as examples, {interval(tests[peak])}, and {interval(tests[last])} with {last}",
+        f"{verdict(polynomial, totals, True)}; log10 of the test error of random features is largest with "
+        f"{peak} as examples, {interval(tests[peak])}, and {interval(tests[last])} with {last}",
     )
 
 

@@ -80,7 +80,7 @@ def investigate(seeds: Sequence[int], steps: int = 80, depth: int = DEPTH) -> Ev
     )
     return Evidence(
         [
-            Quantity(f"change of activations over {depth} layers from a small start, powers of ten", kept, True),
+            Quantity(f"change of activations over {depth} layers, small start, powers of ten", kept, True),
             Quantity(name, worst),
             Quantity(few, small),
         ],
