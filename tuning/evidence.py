@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Curve = Sequence[tuple[int, float]]
+Curve = Sequence[tuple[float, float]]  # (step, value)
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIELDS = {"units": [8, 32, 128], "depth": [1, 2, 3]}
-DEGREES = tuple(range(13))
+DEGREES = tuple(range(10))
 NOISE = 0.3
 EXAMPLES = 100  # of the double descent
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 4.0, 10.0)  # features over examples
 
 
 def bias_and_variance(
-    seed: int, degrees: Sequence[int] = DEGREES, draws: int = 200, n: int = 30
+    seed: int, degrees: Sequence[int] = DEGREES, draws: int = 200, n: int = 40
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared bias and variance of polynomial fits, mean over the interval, by degree.
 
@@ -124,12 +124,11 @@ def draw_parts(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Squared bias, variance and their sum by degree."""
     figure, (axes,) = figures.panels(1, size=(7.5, 3.8))
     curves = {
-        "squared bias": [list(zip(DEGREES, bias, strict=True)) for bias, _ in parts],
-        "variance": [list(zip(DEGREES, variance, strict=True)) for _, variance in parts],
-        "sum": [list(zip(DEGREES, bias + variance, strict=True)) for bias, variance in parts],
+        "squared bias": [_logarithms(DEGREES, bias) for bias, _ in parts],
+        "variance": [_logarithms(DEGREES, variance) for _, variance in parts],
+        "sum": [_logarithms(DEGREES, bias + variance) for bias, variance in parts],
     }
-    figures.band(axes, curves, "degree of the polynomial", "mean squared deviation from the truth")
-    axes.set_yscale("log")
+    figures.band(axes, curves, "degree of the polynomial", "log10 of the deviation from the truth")
     return figure
 
 
@@ -137,12 +136,15 @@ def draw_descent(errors: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Training and test error over features per example; the line is where training data can just be met."""
     figure, (axes,) = figures.panels(1, size=(7.5, 3.8))
     curves = {
-        name: [list(zip(SHARES, each[place], strict=True)) for each in errors]
+        name: [_logarithms(SHARES, each[place]) for each in errors]
         for place, name in enumerate(("training", "test"))
     }
-    figures.band(axes, curves, "features over examples", "mean squared error")
+    figures.band(axes, curves, "features over examples", "log10 of the mean squared error")
     axes.axvline(1, color="#888", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-4)
     return figure
+
+
+def _logarithms(places: Sequence[float], values: np.ndarray) -> list[tuple[float, float]]:
+    """A curve of logarithms; what rounding leaves of zero is shown as 1e-4."""
+    return list(zip(places, np.log10(np.maximum(values, 1e-4)), strict=True))

@@ -1,6 +1,6 @@
 """What does normalization forgive: weights that start too small or too large, and batches of few examples?
 
-A perceptron of eight layers with no, batch, layer, group and RMS normalization: the size of its activations
+A perceptron of six layers with no, batch, layer, group and RMS normalization: the size of its activations
 and gradient by layer when the weights start three times too small; training from starts of three sizes; and
 training with batches of four.
 
@@ -35,31 +35,32 @@ KINDS: dict[str, Callable[[], keras.Layer] | None] = {
     "rms": lambda: layers.RMSNormalization(),
 }
 FACTORS = (1 / 3, 1.0, 3.0)  # of the standard deviation that suits relu
-DEPTH, WIDTH = 8, 64
+DEPTH, WIDTH = 6, 64
 
 
-def activations(kind: str, seed: int, factor: float, depth: int = DEPTH) -> np.ndarray:
+def activations(model: keras.Model, seed: int, factor: float) -> np.ndarray:
     """Root mean square of every hidden layer's activations, from weights `factor` times the usual size."""
-    model = networks.perceptron([WIDTH] * depth, normalization=KINDS[kind])
     networks.draw(model, seed, scale=2 * factor**2)
-    outputs = [layer.output for layer in model.layers if isinstance(layer, keras.layers.Activation)]
-    x = networks.digits(256, seed).x
-    found = keras.Model(model.inputs, outputs)(x, training=True)
-    return np.array([float(np.sqrt(np.mean(ops.convert_to_numpy(each) ** 2))) for each in found])
+    x, found = networks.digits(256, seed).x, []
+    for layer in model.layers[1:]:
+        x = layer(x, training=True) if isinstance(layer, layers.BatchNormalization) else layer(x)
+        if isinstance(layer, keras.layers.Activation):
+            found.append(float(np.sqrt(np.mean(ops.convert_to_numpy(x) ** 2))))
+    return np.array(found)
 
 
-def investigate(seeds: Sequence[int], steps: int = 80, depth: int = DEPTH) -> Evidence:
+def investigate(seeds: Sequence[int], steps: int = 60, depth: int = DEPTH) -> Evidence:
     """Look at the activations, and train from starts of several sizes and with small batches.
 
     Args:
         seeds: of weights and digits.
-        steps: updates with batches of 64; of those with batches of 4, three times as many.
+        steps: updates with batches of 64; of those with batches of 4, twice as many.
         depth: hidden layers.
     """
-    sizes = {
-        kind: {factor: [activations(kind, seed, factor, depth) for seed in seeds] for factor in FACTORS}
-        for kind in KINDS
-    }
+    sizes: dict[str, dict[float, list[np.ndarray]]] = {}
+    for kind, normalization in KINDS.items():
+        model = networks.perceptron([WIDTH] * depth, normalization=normalization)
+        sizes[kind] = {factor: [activations(model, seed, factor) for seed in seeds] for factor in FACTORS}
     kept = {
         kind: [abs(float(np.log10(max(each[-1], 1e-30) / max(each[0], 1e-30)))) for each in by[FACTORS[0]]]
         for kind, by in sizes.items()
@@ -109,7 +110,7 @@ def train(kind: str, seeds: Sequence[int], steps: int, depth: int) -> list[Trial
     for seed in seeds:
         training.restart(seed, 0.005)
         task = networks.digits(1000, seed)
-        trials.append(training.run(task, f"{kind}, batches of 4", seed, 3 * steps, 4, looks=5))
+        trials.append(training.run(task, f"{kind}, batches of 4", seed, 2 * steps, 4, looks=5))
     return trials
 
 
