@@ -97,9 +97,10 @@ def read(uri: str | None, run_id: str, metric: str | None = None) -> Record:
     kind = tags.get("kind")
     if kind not in ("sweep", "study"):
         raise usage_error(f"run {run_id} is neither a sweep nor a study: a report compares several runs")
-    trials, inner = _below(client, run)
-    best = [name for each in (run, *inner) for name in each.data.metrics if name.startswith("best/")]
+    children, sweeps = _below(client, run)
+    best = [name for each in (run, *sweeps) for name in each.data.metrics if name.startswith("best/")]
     chosen = metric or (best[0].removeprefix("best/") if best else "")
+    trials = [_trial(client, child, (chosen, "train/loss", "val/loss")) for child in children]
     with tempfile.TemporaryDirectory() as folder:
         kept = {}
         for artifact in client.list_artifacts(run_id):
@@ -130,8 +131,8 @@ def read(uri: str | None, run_id: str, metric: str | None = None) -> Record:
     )
 
 
-def _below(client: MlflowClient, run: Any) -> tuple[list[Trial], list[Any]]:
-    """The trials beneath a run, whatever lies between, and the sweeps that do."""
+def _below(client: MlflowClient, run: Any) -> tuple[list[Any], list[Any]]:
+    """The runs of the trials beneath a run, whatever lies between, and those of the sweeps that do."""
     trials, sweeps, token = [], [], None
     while True:
         page = client.search_runs(
@@ -146,20 +147,21 @@ def _below(client: MlflowClient, run: Any) -> tuple[list[Trial], list[Any]]:
                 trials += below
                 sweeps += [child, *inner]
             else:
-                trials.append(_trial(client, child))
+                trials.append(child)
         token = page.token
         if not token:
             return trials, sweeps
 
 
-def _trial(client: MlflowClient, run: Any) -> Trial:
-    names = [name for name in run.data.metrics if name.startswith(("train/", "val/", "test/"))]
+def _trial(client: MlflowClient, run: Any, curved: Sequence[str]) -> Trial:
+    """A training run, with the curves of a few metrics: each takes a question to the store."""
     curves = {}
-    for name in names:
-        history = client.get_metric_history(run.info.run_id, name)
-        points = {point.step: point.value for point in history}
-        if len(points) > 1:
-            curves[name] = sorted(points.items())
+    for name in curved if "setting" not in run.data.params else ():
+        if name in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, name)
+            points = {point.step: point.value for point in history}
+            if len(points) > 1:
+                curves[name] = sorted(points.items())
     tags = run.data.tags
     return Trial(
         run.info.run_id,

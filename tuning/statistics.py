@@ -158,7 +158,13 @@ def verdict(quantity: str, values: Mapping[str, Sequence[float]], smaller_is_bet
     equal = [name for name in others if name not in told_apart]
     parts = [f"{quantity} is best with {best}, {interval(values[best])}"]
     if beaten:
-        parts.append(f"better than {', '.join(beaten)} (p < {LEVEL} after Holm)")
+        parts.append(f"better than {_listed(beaten)} (p < {LEVEL} after Holm)")
     if equal:
-        parts.append(f"not told apart from {', '.join(equal)} with {len(values[best])} seeds")
+        parts.append(f"not told apart from {_listed(equal)} with {len(values[best])} seeds")
     return "; ".join(parts)
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    """Names in a sentence, not too many."""
+    shown = names if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]

@@ -106,7 +106,8 @@ def run_study(options: argparse.Namespace, rest: Sequence[str] = ()) -> str:
         run.end("KILLED")
         raise RecipeError(f"stopped: run {run.id} is marked KILLED and keeps what it logged") from None
     except Exception as error:
-        run.end("FAILED", error=str(error) or type(error).__name__)
+        stopped = isinstance(error.__context__, KeyboardInterrupt)  # within the sweep, which says so itself
+        run.end("KILLED" if stopped else "FAILED", error=str(error) or type(error).__name__)
         raise
     print(f"{conclusion}.\n\n`python -m tuning.report {run.id}` writes the report")
     return run.id

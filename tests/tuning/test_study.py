@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from recipes.engine import tracking
 from recipes.engine.errors import RecipeError
-from tuning import studies, study, sweep
+from tuning import records, report, studies, study, sweep
 from tuning.evidence import Evidence, Quantity, Trial
 
 pytestmark = pytest.mark.once
@@ -58,6 +58,12 @@ def test_a_study_is_one_run_with_a_child_for_each_training(made_up, capsys):
     path = client.download_artifacts(parent.info.run_id, "study.json", str(Path.cwd()))
     kept = json.loads(Path(path).read_text())
     assert kept["quantities"][0]["values"] == VALUES and kept["figures"] == ["empty"]
+    told = {
+        section.title: section.blocks for section in report.sections(records.read(None, parent.info.run_id))
+    }
+    assert list(told) == ["In short", "Results", "What was seen", "Failures", "Repeat it"]
+    assert told["In short"][0].text == "good is better." and told["What was seen"][0].png[1:4] == b"PNG"
+    assert told["Results"][0].rows[0] == ("good", "0.905", "0.0071", "0.8415 ... 0.9685", "2")
     out = capsys.readouterr().out
     assert "good is better." in out and "0.905 +/- 0.0071" in out and parent.info.run_id in out
 
@@ -72,6 +78,22 @@ def test_a_study_that_breaks_ends_failed(made_up):
     assert stop.value.code == 1
     _, (run,) = runs_of("study-activations")
     assert run.info.status == "FAILED" and run.data.tags["error"] == "no digits today"
+
+
+@pytest.mark.parametrize(("cause", "status"), [(KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")])
+def test_a_sweep_that_stops_or_breaks_ends_the_study_so(cause, status, made_up, monkeypatch):
+    def run_sweep(options, config, axes):
+        try:
+            raise cause
+        except BaseException:
+            raise RecipeError("not finished") from None
+
+    monkeypatch.setattr(sweep, "run_sweep", run_sweep)
+    with pytest.raises(SystemExit) as stop:
+        study.main(["activations", "--recipe", "mlp_fashion", "--seeds", "2", "--dataset", "digits"])
+    assert stop.value.code == 1
+    _, found = runs_of("study-activations")
+    assert [run.info.status for run in found if run.data.tags.get("kind") == "study"] == [status]
 
 
 def test_a_recipe_is_tuned_with_one_seed_and_compared_with_others(made_up, monkeypatch):
