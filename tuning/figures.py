@@ -80,7 +80,7 @@ def bands(curves: Mapping[str, Sequence[Curve]], y: str, title: str = "") -> Fig
 
 def intervals(values: Mapping[str, Sequence[float]], quantity: str) -> Figure:
     """Every seed a dot, every setting its mean and confidence interval, the first at the top."""
-    figure, (axes,) = panels(1, size=(7.5, 1.0 + 0.3 * len(values)))
+    figure, (axes,) = panels(1, size=(7.5, 0.9 + 0.24 * len(values)))
     for place, (label, seeds) in enumerate(reversed(values.items())):
         found = interval(seeds)
         half = 0.0 if math.isnan(found.low) else found.high - found.mean
@@ -128,7 +128,8 @@ def parallel_coordinates(
         places[:, column], ticks = _scaled(values)
         axes.axvline(column, color="#888", linewidth=0.8)
         for place, text in ticks:
-            axes.text(column + 0.02, place, text, fontsize=7, va="center", color="#222", zorder=9)
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+            axes.text(column + 0.03, place, text, fontsize=7, va="center", color="#222", bbox=box, zorder=9)
     quality = 1 - places[:, -1] if smaller_is_better else places[:, -1]
     from matplotlib import colormaps
 

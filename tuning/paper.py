@@ -82,7 +82,7 @@ def _text(
 
 
 def _title(title: str, subtitle: str) -> Iterator[Piece]:
-    lines = textwrap.wrap(title, 56)
+    lines = textwrap.wrap(title, 50)
 
     def draw(figure: Figure, y: float) -> None:
         for number, line in enumerate(lines):
@@ -115,7 +115,7 @@ def _rule(figure: Figure, y: float, colour: str, width: float) -> None:
 def _block(block: Block) -> Iterator[Piece]:
     match block:
         case Text(text, strong):
-            yield _paragraph(textwrap.wrap(text, 96 if strong else 100), strong)
+            yield _paragraph(textwrap.wrap(text, 88 if strong else 96), strong)
         case Command(lines):
             wrapped = [part for line in lines for part in textwrap.wrap(line, 92, subsequent_indent="    ")]
             yield _paragraph(wrapped, False, mono=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def read(uri: str | None, run_id: str, metric: str | None = None) -> Record:
         RecipeError: there is no such run, it is neither sweep nor study, or no trial has the metric.
     """
     client, uri = tracking.connect(uri)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     run = tracking.find(client, uri, run_id)
     tags = run.data.tags
     kind = tags.get("kind")

@@ -269,9 +269,8 @@ def repeat(record: Record) -> list[Block]:
         ("backend", tags.get("backend", "")),
         ("device", tags.get("device", "")),
         *(
-            (name.removeprefix("version."), value)
-            for name, value in sorted(tags.items())
-            if name.startswith("version.")
+            (name, tags.get(f"version.{name}", ""))
+            for name in ("python", "keras", "numpy", tags.get("backend", ""))
         ),
         ("git commit", commit + (" with changes" if tags.get("git.dirty") == "True" else "")),
         ("duration", _duration(record.duration)),
