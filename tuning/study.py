@@ -227,7 +227,9 @@ def _swept(run: tracking.Run, options: argparse.Namespace, config: Any, axes: sp
             f"tags.kind = 'sweep' and attributes.start_time >= {begin}",
             order_by=["attributes.start_time ASC"],
         )
-        for each in found[:1]:
+        # Another process' sweep may have begun in the meantime; it was given another command.
+        mine = [each for each in found if each.data.tags.get("command") == launch.command()]
+        for each in mine[:1]:
             client.set_tag(each.info.run_id, "mlflow.parentRunId", run.id)
 
 

@@ -199,7 +199,7 @@ def circumstances(source: str, backend: str, seed: int) -> dict[str, str]:
         seed: the run's seed.
     """
     tags = {"backend": backend, "seed": str(seed), "mlflow.source.name": source}
-    tags["command"] = " ".join(["python", *sys.orig_argv[1:]])
+    tags["command"] = command()
     for package in VERSIONED:
         with contextlib.suppress(metadata.PackageNotFoundError):
             tags[f"version.{package}"] = metadata.version(package)
@@ -210,6 +210,11 @@ def circumstances(source: str, backend: str, seed: int) -> dict[str, str]:
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain")))
     return tags
+
+
+def command() -> str:
+    """The command line that this process was started with."""
+    return " ".join(["python", *sys.orig_argv[1:]])
 
 
 def _device(backend: str) -> str:

@@ -74,6 +74,17 @@ def test_training_repeats_itself_by_seed_and_learns():
         assert trial.curves["test/accuracy"][0][1] < 0.35 < 0.7 < trial.metrics["test/accuracy"]
 
 
+def test_a_restart_forgets_running_averages_and_dropped_units():
+    model = networks.perceptron([8], normalization=layers.BatchNormalization, dropout=0.5)
+    training = networks.Training(model, layers.optimizers.Adam(), penalty=layers.L2(1e-3))
+    task, trials = networks.digits(100, seed=0), []
+    for _ in range(2):
+        training.restart(0, 0.01)
+        trials.append(training.run(task, "any", 0, steps=4, batch_size=50, looks=2))
+    assert trials[0] == trials[1]
+    assert trials[0].curves["val/loss"][0] != trials[0].curves["val/loss"][2]
+
+
 @once
 def test_digits_are_learned_from_chosen_by_and_measured_on_apart():
     task = networks.digits(1000, seed=3)

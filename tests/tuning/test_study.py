@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from matplotlib.figure import Figure
 
-from recipes.engine import tracking
+from recipes.engine import launch, tracking
 from recipes.engine.errors import RecipeError
 from tuning import records, report, studies, study, sweep
 from tuning.evidence import Evidence, Quantity, Trial
@@ -102,8 +102,10 @@ def test_a_recipe_is_tuned_with_one_seed_and_compared_with_others(made_up, monke
 
     def run_sweep(options, config, axes):
         """A tanh that wants the small rate and a relu that wants the large one."""
-        run = tracking.start(config.tracking_uri, config.experiment, "sweep", {}, {"kind": "sweep"})
-        run.end("FINISHED")
+        tags = {"kind": "sweep", "command": launch.command()}
+        for theirs in ("somebody else's", tags["command"]):
+            run = tracking.start(config.tracking_uri, config.experiment, "", {}, {**tags, "command": theirs})
+            run.end("FINISHED")
         settings = axes.settings(options.trials, config.seed)
         calls.append((settings, config.seed, options.seeds, config.epochs))
         rows = []
@@ -125,7 +127,9 @@ def test_a_recipe_is_tuned_with_one_seed_and_compared_with_others(made_up, monke
     _, found = runs_of("study-activations")
     (parent,) = [run for run in found if run.data.tags.get("kind") == "study"]
     sweeps = [run for run in found if run.data.tags.get("kind") == "sweep"]
-    assert [run.data.tags["mlflow.parentRunId"] for run in sweeps] == [parent.info.run_id] * 2
+    adopted = [run.data.tags["command"] for run in sweeps if "mlflow.parentRunId" in run.data.tags]
+    assert adopted == [launch.command()] * 2 and len(sweeps) == 4
+    assert {run.data.tags.get("mlflow.parentRunId") for run in sweeps} == {None, parent.info.run_id}
     assert "mlp_fashion val/accuracy is best with" in parent.data.tags["conclusion"]
 
 
