@@ -280,6 +280,16 @@ def test_shifted_images_are_the_same_ones_a_pixel_away(rng):
 
 
 @once
+def test_a_third_of_the_labels_is_drawn_anew():
+    task = networks.digits(1000, seed=0)
+    found = regularization.mislabelled(task, seed=0)
+    assert np.mean(found.y != task.y) == pytest.approx(
+        0.9 * regularization.WRONG, abs=0.04
+    )  # of ten, one is right
+    assert found.x is task.x and found.test_y is task.test_y and found.val_y is task.val_y
+
+
+@once
 def test_early_stopping_takes_the_lowest_validation_loss_and_knows_no_test():
     curves = {
         "val/loss": [(0, 2.0), (5, 0.5), (10, 0.9)],
