@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 8.27, 11.69  # inches
 LEFT, TOP, BOTTOM = 0.85, 0.8, 0.8
 MEASURE = WIDTH - 2 * LEFT
 INK, QUIET, LINE, TINT, ACCENT = "#1d252c", "#5c6873", "#dde3e8", "#f4f7f9", "#1f6f8b"
-MOST = 8  # pages
+LEAST, MOST = 4, 8  # pages of a report, if that can be had
 
 Drawing = Callable[[Figure, float], None]  # at a height in inches from the top of the page
 
@@ -37,16 +37,17 @@ def write(path: Path, title: str, subtitle: str, sections: Sequence[Section]) ->
         path: of the PDF.
         title: the question.
         subtitle: where it comes from.
-        sections: each begins a page, unless there would be more than `MOST`.
+        sections: they follow each other, and begin a page each where there would be few pages otherwise.
 
     Returns:
         The number of pages.
     """
     groups = [list(_section(section)) for section in sections]
     groups[0] = [*_title(title, subtitle), *groups[0]]
-    pages = [page for group in groups for page in _packed(group)]
-    if len(pages) > MOST:
-        pages = _packed([piece for group in groups for piece in group])
+    pages = _packed([piece for group in groups for piece in group])
+    apart = [page for group in groups for page in _packed(group)]
+    if len(pages) < LEAST and len(apart) <= MOST:
+        pages = apart
     with PdfPages(path, metadata={"Title": title}) as pdf:
         for number, pieces in enumerate(pages, 1):
             figure = Figure(figsize=(WIDTH, HEIGHT))

@@ -260,7 +260,10 @@ def repeat(record: Record) -> list[Block]:
     tags = record.tags
     commit = tags.get("mlflow.source.git.commit", "")
     lines = [f"git checkout {commit}"] if commit else []
-    lines += [tags.get("command", ""), f"python -m tuning.report {record.id}"]
+    given = tags.get("command", "")
+    if given and "--backend" not in given:  # it came from the environment
+        given = f"KERAS_BACKEND={tags.get('backend')} {given}"
+    lines += [given, f"python -m tuning.report {record.id}"]
     trials = trained(record)
     if trials:
         finals = {trial.id: [trial.metrics[record.metric]] for trial in trials}
