@@ -84,7 +84,12 @@ def run_recipe(
             config.experiment or name,
             run_name=run_name or f"{name} {config.backend} seed {config.seed}",
             params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
-            tags={**_circumstances(name, config), **tracking.process_tags(), **(tags or {})},
+            tags={
+                **circumstances(f"recipes.{name}", config.backend, config.seed),
+                "recipe": name,
+                **tracking.process_tags(),
+                **(tags or {}),
+            },
         )
     run.only_training, run.watch = only_training, watch
     print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
@@ -195,21 +200,31 @@ def _command(train: Train) -> str:
     return f"python -m recipes.{recipe_name(train)}"
 
 
-def _circumstances(name: str, config: RunConfig) -> dict[str, str]:
-    """Tags that say where a run came from."""
-    tags = {"recipe": name, "backend": config.backend, "seed": str(config.seed)}
-    tags["command"] = " ".join(["python", *sys.orig_argv[1:]])
-    tags["mlflow.source.name"] = f"recipes.{name}"
+def circumstances(source: str, backend: str, seed: int) -> dict[str, str]:
+    """Tags that say where a run came from.
+
+    Args:
+        source: what ran, as `recipes.cnn_cifar`.
+        backend: what computes.
+        seed: the run's seed.
+    """
+    tags = {"backend": backend, "seed": str(seed), "mlflow.source.name": source}
+    tags["command"] = command()
     for package in VERSIONED:
         with contextlib.suppress(metadata.PackageNotFoundError):
             tags[f"version.{package}"] = metadata.version(package)
     tags["version.python"] = ".".join(map(str, sys.version_info[:3]))
-    tags["device"] = _device(config.backend)
+    tags["device"] = _device(backend)
     commit = _git("rev-parse", "HEAD")
     if commit:
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain")))
     return tags
+
+
+def command() -> str:
+    """The command line that this process was started with."""
+    return " ".join(["python", *sys.orig_argv[1:]])
 
 
 def _device(backend: str) -> str:

@@ -1,0 +1,134 @@
+"""Reports: all that MLflow has of a sweep or a study, on a page without links and four to eight of paper."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipes.engine import tracking
+from tuning import document, figures, paper, records, report
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of two fields and three seeds, of which one setting failed, as `tuning.sweep` leaves it."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    tags = {
+        "recipe": "mlp_fashion",
+        "kind": "sweep",
+        "backend": "torch",
+        "command": "python -m tuning.sweep ...",
+    }
+    run = tracking.start(uri, "mlp", "sweep mlp_fashion", {"epochs": 2, "seeds": 3}, tags)
+    for activation, bonus in (("relu", 0.0), ("tanh", 0.05)):
+        for rate in (0.001, 0.01, 0.1):
+            for seed in range(3):
+                label = f"activation={activation} learning_rate={rate}"
+                params = {"activation": activation, "learning_rate": rate, "seed": seed, "data_dir": seed}
+                tags = {"mlflow.parentRunId": run.id, "setting": label, "version.keras": "3.15.1"}
+                child = tracking.start(uri, "mlp", label, params, tags)
+                if activation == "relu" and rate == 0.1:
+                    child.end("FAILED", error="the loss is nan at step 3 <&>")
+                    continue
+                value = 0.6 + bonus + 0.1 * rate + 0.01 * seed
+                for step in (1, 2):
+                    child.metrics({"val/accuracy": value * step / 2, "train/loss": 1 / step}, step)
+                child.end("FINISHED")
+    run.metrics({"best/val/accuracy": 0.67, "duration_seconds": 61.0}, 0)
+    run.end("FINISHED")
+    return uri, run.id
+
+
+def test_a_report_tells_what_mlflow_has(swept, tmp_path, capsys):
+    uri, run_id = swept
+    report.main([run_id, "--tracking-uri", uri, "--folder", str(tmp_path / "new")])
+    page, printed = capsys.readouterr().out.split()
+    text = Path(page).read_text(encoding="utf-8")
+    # Self-contained: no address of anything, and every picture within.
+    assert not re.search(r"(?:src|href)=\"(?!data:image/png;base64,|#)|https?://|@import|url\(", text)
+    assert text.count("data:image/png;base64,") >= 4
+    values = 0.6 + 0.05 + 0.01 + 0.01 * np.arange(3)
+    assert f"<td>{values.mean():.4g}</td><td>{values.std(ddof=1):.2g}</td>" in text
+    assert (
+        "3 of 18 training runs did not finish" in text and "the loss is nan at step 3 &lt;&amp;&gt;" in text
+    )
+    for words in (
+        "KERAS_BACKEND=torch python -m tuning.sweep ...",
+        f"python -m tuning.report {run_id}",
+        "3.15.1",
+        "61 s",
+    ):
+        assert words in text
+    assert "predicts val/accuracy" in text  # importance
+    assert 4 <= pages(printed) <= 8
+    client, _ = tracking.connect(uri)
+    kept = {file.path for file in client.list_artifacts(run_id, "report")}
+    assert kept == {f"report/report-{run_id}.html", f"report/report-{run_id}.pdf"}
+
+
+def pages(path):
+    return len(re.findall(rb"/Type\s*/Page\b", Path(path).read_bytes()))
+
+
+def test_only_what_varies_is_called_varied(swept):
+    record = records.read(*swept)
+    assert record.varied == ["activation", "learning_rate"] and record.metric == "val/accuracy"
+    values, smaller = record.quantities["val/accuracy"]
+    assert not smaller and len(values) == 5
+    assert values["activation=relu learning_rate=0.001"] == pytest.approx([0.6001, 0.6101, 0.6201])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["0" * 32], "there is no run '000"),
+        (["CHILD"], "run CHILD is neither a sweep nor a study"),
+        (
+            ["RUN", "--metric", "val/acuracy"],
+            "unknown value of --metric 'val/acuracy': did you mean 'val/accuracy'?",
+        ),
+        ([], "the following arguments are required: run_id"),
+    ],
+)
+def test_what_cannot_be_reported_is_said_in_a_sentence(words, sentence, swept, tmp_path, capsys):
+    uri, run_id = swept
+    child = records.read(uri, run_id).trials[0].id
+    given = [{"RUN": run_id, "CHILD": child}.get(word, word) for word in words]
+    with pytest.raises(SystemExit) as stop:
+        report.main([*given, "--tracking-uri", uri, "--folder", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence.replace('CHILD', child)}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_long_tables_are_divided_and_nothing_is_lost(tmp_path):
+    rows = [(f"setting {k}", "1.0", "0.1", "0.9 ... 1.1", "3") for k in range(150)]
+    table = document.Table(("setting", "mean", "std", "95 % interval", "seeds"), rows, "many")
+    sections = [document.Section("Results", [table])]
+    path = tmp_path / "long.pdf"
+    count = paper.write(path, "Question?", "subtitle", sections)
+    assert count == pages(path) and 3 <= count <= 5
+
+
+def test_sections_begin_a_page_only_where_pages_are_few(tmp_path):
+    sections = [document.Section(f"part {k}", [document.Text("words " * 40)]) for k in range(12)]
+    assert paper.write(tmp_path / "many.pdf", "Question?", "subtitle", sections) == 2
+    assert paper.write(tmp_path / "few.pdf", "Question?", "subtitle", sections[:5]) == 5
+
+
+def test_bands_take_the_steps_that_all_seeds_have():
+    figure = figures.bands({"a": [[(0, 1.0), (1, 2.0), (2, 3.0)], [(0, 3.0), (2, 5.0)]]}, "loss")
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata().tolist() == [0, 2] and line.get_ydata().tolist() == [2.0, 4.0]
+
+
+def test_parallel_coordinates_spread_orders_of_magnitude():
+    heights, ticks = figures._scaled([0.001, 0.01, 0.1])
+    np.testing.assert_allclose(heights, [0, 0.5, 1])
+    assert [text for _, text in ticks] == ["0.001", "0.01", "0.1"]
+    heights, ticks = figures._scaled(["relu", "gelu", "relu"])
+    assert heights[0] == heights[2] != heights[1] and {text for _, text in ticks} == {"relu", "gelu"}
