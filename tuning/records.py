@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.engine import tracking
 from recipes.engine.errors import unknown, usage_error
+from tuning.comparison import smaller_is_better
 from tuning.evidence import Curve
 
 if TYPE_CHECKING:
@@ -178,8 +179,6 @@ def _trial(client: MlflowClient, run: Any, curved: Sequence[str]) -> Trial:
 
 
 def _compared(trials: Sequence[Trial], metric: str) -> dict[str, tuple[dict[str, list[float]], bool]]:
-    from tuning.sweep import smaller_is_better
-
     finished = [trial for trial in trials if trial.status == "FINISHED"]
     if finished and not any(metric in trial.metrics for trial in finished):
         raise unknown("value of --metric", metric, (name for name in finished[0].metrics if "/" in name))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from recipes.engine import tracking
 from recipes.engine.errors import RecipeError, usage_error
+from tuning.comparison import smaller_is_better
 
 if TYPE_CHECKING:
     from tuning.document import Block, Section
@@ -171,7 +172,6 @@ def curves(record: Record) -> list[Block]:
     from tuning import figures
     from tuning.document import picture
     from tuning.statistics import ranked
-    from tuning.sweep import smaller_is_better
 
     blocks: list[Block] = []
     trials = trained(record)
@@ -201,7 +201,6 @@ def importance(record: Record) -> list[Block]:
     from tuning import figures
     from tuning.document import Text, picture
     from tuning.importance import LEAST, number, permutation_importance
-    from tuning.sweep import smaller_is_better
 
     trials = trained(record)
     fields = [name for name in record.varied if len({trial.params.get(name) for trial in trials}) > 1]
@@ -255,7 +254,6 @@ def repeat(record: Record) -> list[Block]:
     """Commands, and the circumstances under which they were given."""
     from tuning.document import Command, Table
     from tuning.statistics import ranked
-    from tuning.sweep import smaller_is_better
 
     tags = record.tags
     commit = tags.get("mlflow.source.git.commit", "")

@@ -194,7 +194,7 @@ def _plan(study: ModuleType, options: argparse.Namespace, rest: Sequence[str]) -
 
 def _train(run: tracking.Run, study: ModuleType, sweeps: list[tuple]) -> Quantity:
     """Run the sweeps under the study's run: the values of the last one, by setting and seed."""
-    from tuning import sweep
+    from tuning.comparison import smaller_is_better
     from tuning.evidence import Quantity
 
     *tuning, (options, config, axes) = sweeps
@@ -204,12 +204,12 @@ def _train(run: tracking.Run, study: ModuleType, sweeps: list[tuple]) -> Quantit
         for row in rows:  # the best first
             best.setdefault(tuple(row["setting"][field] for field in axes.grid), row["setting"])
         grid = {name: sorted({point[name] for point in best.values()}) for name in (*axes.grid, *study.TUNED)}
-        axes = Chosen(grid, {}, {}, {}, tuple(best.values()))
+        axes = Chosen(grid, {}, {}, {}, points=tuple(best.values()))
     rows = _swept(run, options, config, axes)
     return Quantity(
         f"{options.recipe} {options.metric}",
         {row["label"]: row["values"] for row in rows},
-        sweep.smaller_is_better(options.metric),
+        smaller_is_better(options.metric),
     )
 
 

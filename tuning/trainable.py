@@ -67,6 +67,8 @@ def run_trial(
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:
         nonlocal stopped
+        if values["epoch"] == config.epochs:  # there is nothing left to stop; the last report follows
+            return
         try:
             tune.report(values)
         except SystemExit:  # how Ray stops a trial
@@ -77,10 +79,11 @@ def run_trial(
     config_class, train = load_recipe(recipe)
     for seed in sample["trial"].get("seeds", seeds):
         warm_up(base["backend"])
+        config = dataclasses.replace(config_class(**base), **setting, seed=seed)
         start = time.perf_counter()
         try:
             metrics = launch.run_recipe(
-                dataclasses.replace(config_class(**base), **setting, seed=seed),
+                config,
                 train,
                 run_name=f"{label(setting)} seed={seed}",
                 tags={"mlflow.parentRunId": parent, "setting": label(setting)},
