@@ -25,12 +25,13 @@ lint: $(VENV)/all
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-# One stamp a set of extras: the demo needs one backend, the tests all of them.
+# One stamp a set of extras: the demo needs one backend, the tests all of them. --no-compile: byte code is made
+# at first import, and of most modules never.
 $(VENV)/jax: EXTRAS = jax
 $(VENV)/all: EXTRAS = all,test
 $(VENV)/jax $(VENV)/all: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 clean:
