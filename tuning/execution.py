@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ def run_trials(
                     parent=parent,
                     axes=axes,
                     seeds=[base["seed"] + number for number in range(options.seeds)],
+                    worst={options.metric: math.inf if smaller_is_better(options.metric) else -math.inf},
                     full=options.full,
                     epochwise=options.scheduler != "none",
                 ),

@@ -40,6 +40,7 @@ def run_trial(
     parent: str,
     axes: Space,
     seeds: list[int],
+    worst: dict[str, float],
     full: bool,
     epochwise: bool,
 ) -> None:
@@ -56,6 +57,7 @@ def run_trial(
         parent: identifier of the sweep's MLflow run.
         axes: what the sweep varies.
         seeds: those of every setting.
+        worst: what a failed trial reports as its metric, for schedulers and searches.
         full: whether a trial goes on after its training: test data, figures, the stored model.
         epochwise: whether to report after every epoch, for a scheduler.
     """
@@ -63,17 +65,18 @@ def run_trial(
 
     setting = axes.applicable(sample["trial"]["setting"])
     runs, begin = {}, time.perf_counter()
-    stopped = False
+    epoch, stopped = 0, False
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:
-        nonlocal stopped
-        if values["epoch"] == config.epochs:  # there is nothing left to stop; the last report follows
+        nonlocal epoch, stopped
+        epoch = values["epoch"]
+        if epoch == config.epochs:  # there is nothing left to stop; the last report follows
             return
         try:
             tune.report(values)
         except SystemExit:  # how Ray stops a trial
             stopped = True
-            run.tags({"stopped": f"by the scheduler after epoch {values['epoch']:.0f}"})
+            run.tags({"stopped": f"by the scheduler after epoch {epoch}"})
             raise Finished(values) from None
 
     config_class, train = load_recipe(recipe)
@@ -91,11 +94,12 @@ def run_trial(
                 watch=watch if epochwise else None,
             )
         except RecipeError as error:  # the setting's own: another worker would come to the same
-            tune.report({"failed": str(error), "runs": runs, "seconds": time.perf_counter() - begin})
+            seconds = time.perf_counter() - begin
+            tune.report({**worst, "failed": str(error), "runs": runs, "epoch": epoch, "seconds": seconds})
             return
         if stopped:
             return
         runs[seed] = {**metrics, "seconds": time.perf_counter() - start}
     shared = set.intersection(*(set(metrics) for metrics in runs.values()))
     means = {name: sum(metrics[name] for metrics in runs.values()) / len(runs) for name in shared}
-    tune.report({**means, "runs": runs, "seconds": time.perf_counter() - begin})
+    tune.report({**means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})

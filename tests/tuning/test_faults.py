@@ -79,7 +79,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_no_trial(tmp_path):
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
 def test_a_scheduler_stops_a_trial_that_is_behind(scheduler, tmp_path):
     text = output_of(
-        tmp_path, "mlp_fashion", *DIGITS, "--epochs", "6", "--grid", "learning_rate=0.01,0.005,1e-7",
+        tmp_path, "mlp_fashion", *DIGITS, "--epochs", "6", "--grid", "learning_rate=0.005,0.01,1e-7",
         "--scheduler", scheduler, "--grace", "2", "--metric", "val/loss", "--max-concurrent", "1",
     )  # fmt: skip
     assert "stopped early: learning_rate=1e-07 seed=0" in text
