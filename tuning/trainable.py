@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.engine import backend, launch, tracking
 from recipes.engine.config import RunConfig
-from recipes.engine.errors import Finished, RecipeError
+from recipes.engine.errors import RecipeError
 from tuning.space import Space, label
 
 
@@ -65,19 +65,19 @@ def run_trial(
 
     setting = axes.applicable(sample["trial"]["setting"])
     runs, begin = {}, time.perf_counter()
-    epoch, stopped = 0, False
+    epoch = 0
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:
-        nonlocal epoch, stopped
+        nonlocal epoch
         epoch = values["epoch"]
         if epoch == config.epochs:  # there is nothing left to stop; the last report follows
             return
         try:
             tune.report(values)
         except SystemExit:  # how Ray stops a trial
-            stopped = True
             run.tags({"stopped": f"by the scheduler after epoch {epoch}"})
-            raise Finished(values) from None
+            run.end("KILLED")
+            raise
 
     config_class, train = load_recipe(recipe)
     for seed in sample["trial"].get("seeds", seeds):
@@ -96,8 +96,6 @@ def run_trial(
         except RecipeError as error:  # the setting's own: another worker would come to the same
             seconds = time.perf_counter() - begin
             tune.report({**worst, "failed": str(error), "runs": runs, "epoch": epoch, "seconds": seconds})
-            return
-        if stopped:
             return
         runs[seed] = {**metrics, "seconds": time.perf_counter() - start}
     shared = set.intersection(*(set(metrics) for metrics in runs.values()))

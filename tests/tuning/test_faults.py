@@ -86,6 +86,7 @@ def test_a_scheduler_stops_a_trial_that_is_behind(scheduler, tmp_path):
     assert "| learning_rate=1e-07" not in text
     stopped = [run for run in records(tmp_path) if "stopped" in run.data.tags]
     assert [run.data.params["learning_rate"] for run in stopped] == ["1e-07"]
+    assert stopped[0].info.status == "KILLED"
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     epochs = {
         run.data.params["learning_rate"]: len(client.get_metric_history(run.info.run_id, "val/accuracy"))
@@ -93,7 +94,6 @@ def test_a_scheduler_stops_a_trial_that_is_behind(scheduler, tmp_path):
     }
     assert epochs == {"0.01": 6, "0.005": 6, "1e-07": 2 if scheduler == "asha" else epochs["1e-07"]}
     assert 2 <= epochs["1e-07"] < 6
-    assert {run.info.status for run in records(tmp_path)} == {"FINISHED"}
 
 
 def test_optuna_searches_where_it_was_good(tmp_path):
