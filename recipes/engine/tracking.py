@@ -40,7 +40,7 @@ class Run:
 
     Attributes:
         only_training: the run is to end after its training, without figures: it is there to be compared.
-        watch: called after every epoch with the run and its metrics; it may end the run by `Finished`.
+        watch: called after every epoch with the run and its metrics.
     """
 
     def __init__(
