@@ -29,7 +29,9 @@ def warm_up(name: str) -> None:
 
     from recipes.engine import programs
 
-    keras.utils.clear_session()  # layers are named as in a new process
+    # Layers are named as in a new process. To free memory, Keras would search all that is loaded for garbage,
+    # for longer than a small trial takes; Python does so when it is due.
+    keras.utils.clear_session(free_memory=False)
     programs.keep()
 
 
