@@ -9,7 +9,9 @@ and a test changes held-out rows to see that nothing else moves.
     python -m recipes.mlp_housing --scaling standard
     python -m recipes.mlp_housing --dataset diabetes --epochs 40       # built in, no download
 
-Expected: on the built-in table the network is no better than ridge regression (results/mlp_housing.md).
+Expected: on California's districts an RMSE of 0.497 +/- 0.017 over five folds, a random forest 0.488, ridge
+regression 0.726, on JAX in 520 s beside other work (results/mlp_housing.md). On the built-in table the
+network is no better than ridge regression.
 
 Figures: learning_curves (a line a fold), rmse (every fold and model), residuals (held-out predictions of each
 model against prices, and their errors), map (where in California ridge and the network err).

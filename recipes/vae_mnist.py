@@ -21,8 +21,8 @@ Both parts are curves of a run, in nats an image: `reconstruction` (of the first
 a bound that K tightens; K is `--samples`. `active_units` counts the dimensions of the code that follow the
 image: those whose mean varies over the test images by more than 0.01 (Burda et al.).
 
-Expected: a log-likelihood of -95.5 nats (K = 100) after 8 epochs of MNIST, on JAX in 332 s beside other work
-(results/vae_mnist.md). The defaults train for 40 epochs; Burda et al. reach -86.76 after 3,280.
+Expected: a log-likelihood of -91.0 nats (K = 500) after 40 epochs of MNIST, on JAX in 575 s beside other work
+(results/vae_mnist.md). Burda et al. reach -86.76 after 3,280 epochs.
 
 Data: pixels are 0 or 1. In training each is drawn anew in every epoch, 1 with the probability of its
 brightness (`--binarization dynamic`), or once for all (`static`); validation and test images are drawn once,
