@@ -26,6 +26,16 @@ def test_generic_check_against_the_twin(name, rng, tmp_path):
     check_layer(lambda **extra: make(layers, **extra), inputs, tmp_path, twin=lambda: make(keras.layers))
 
 
+def test_what_is_not_a_number_stays_so_where_it_does_in_keras():
+    """Wherever in the window it is: a network that has diverged must not look sound."""
+    inputs = np.zeros((4, 2, 2, 1), "float32")
+    inputs[np.arange(4), [0, 0, 1, 1], [0, 1, 0, 1]] = np.nan
+    inputs[:, 0, 0, 0] += 1
+    lost = np.isnan(numpy_of(layers.MaxPooling2D(2)(inputs)))
+    np.testing.assert_array_equal(lost, np.isnan(numpy_of(keras.layers.MaxPooling2D(2)(inputs))))
+    assert lost.all() or keras.backend.backend() == "tensorflow"  # whose kernel on CPUs loses it
+
+
 def test_hand_values():
     inputs = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]).reshape(1, 3, 3, 1)
     largest = numpy_of(layers.MaxPooling2D(2, 1)(inputs))[0, :, :, 0]
