@@ -1,6 +1,6 @@
 """Where a training run stands: its curves, its line on the terminal, its checkpoints, and when it ends.
 
-`training.fit` drives it from `model.fit`; a loop written out in a recipe drives it itself:
+`training.fit` drives it with a step of its own; a loop written out in a recipe drives it itself:
 
     progress = Progress(config, run, batches, state={"model": model.variables, ...}, evaluate=...)
     for x, y in progress.batches():      # from where a killed run stopped
