@@ -51,11 +51,8 @@ class Space:
         ]
         if self.choices or self.uniform or self.loguniform:
             points = [{**point, **self._draw(rng)} for point in points for _ in range(trials)]
-        distinct = []
-        for point in map(self.applicable, points):  # points that differ in what does not apply are one
-            if point not in distinct:
-                distinct.append(point)
-        return distinct
+        # Points that differ in what does not apply are one.
+        return distinct([self.applicable(point) for point in points])
 
     def applicable(self, setting: Setting) -> Setting:
         """A setting without the fields whose condition it does not meet."""
@@ -85,6 +82,11 @@ class Space:
                 for name, (low, high) in self.loguniform.items()
             },
         }
+
+
+def distinct(settings: Sequence[Setting]) -> list[Setting]:
+    """Each setting once, in order; labels do not tell: they round."""
+    return [setting for place, setting in enumerate(settings) if setting not in settings[:place]]
 
 
 def label(setting: Setting) -> str:

@@ -100,7 +100,7 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
         ]
         outcome = run_trials(options, axes, left, base, parent.id) if left or not trials else Outcome()
         outcome.finished += done.finished
-        settings = _distinct([trial["setting"] for trial, _ in outcome.finished])
+        settings = space.distinct([trial["setting"] for trial, _ in outcome.finished])
         rows = summarize(outcome.finished, settings, options.metric)
         if rows:
             _report(parent, rows, outcome, options.metric, time.perf_counter() - begin)
@@ -150,10 +150,6 @@ def _finished_before(uri: str, experiment: str, parent: str, trials: list[dict[s
             metrics = {**child.data.metrics, "seconds": child.data.metrics.get("duration_seconds", 0.0)}
             outcome.finished.append(({"setting": trial["setting"], "seed": trial["seeds"][0]}, metrics))
     return outcome
-
-
-def _distinct(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({space.label(setting): setting for setting in settings}.values())
 
 
 def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
