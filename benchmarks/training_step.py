@@ -104,11 +104,11 @@ def _sides(steps: int) -> dict[str, Callable[[], None]]:
 
     def trained() -> None:
         for index in range(steps):
-            train(index, 0.01)
+            train(index, [0.01])
 
     def looked_at() -> None:
         for index in range(steps):
-            train_probed(index, 0.01)
+            train_probed(index, [0.01])
             probe.after_step(index + 1)
 
     return {

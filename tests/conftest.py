@@ -35,6 +35,10 @@ if BACKEND == "jax":
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+if BACKEND != "jax" and "PYTEST_XDIST_WORKER" in os.environ:
+    # JAX has the most to do: beside it the others step back.
+    os.nice(5)
+
 if BACKEND == "torch":
     # One thread a process: the backends' processes run side by side, and reductions keep one order.
     import torch
@@ -63,6 +67,34 @@ def fresh_garbage_only():
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copied_store():
+    """Stores are copies of the first that this process made: MLflow takes seconds to make one."""
+    from recipes.engine import tracking
+
+    made, create = [], tracking._create_store
+
+    def copy_or_create(path):
+        if made:
+            path.write_bytes(made[0])
+        else:
+            create(path)
+            made.append(path.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_create_store", copy_or_create)
+        yield
+
+
+@pytest.fixture
+def folder_with_store(tmp_path):
+    """A folder where a command finds its store made."""
+    from recipes.engine import tracking
+
+    tracking.connect(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    return tmp_path
 
 
 @pytest.fixture

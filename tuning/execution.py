@@ -13,7 +13,7 @@ from recipes.engine import backend
 from recipes.engine.errors import RecipeError
 from tuning.comparison import smaller_is_better
 from tuning.space import Space, label
-from tuning.trainable import run_trial
+from tuning.trainable import load_recipe, run_trial
 
 RETRIES = 3  # of a trial whose worker or node died
 
@@ -43,7 +43,7 @@ def run_trials(
     Args:
         options: the sweep's own options.
         axes: what varies.
-        trials: settings with their seeds, for a search that draws none itself.
+        trials: runs to make, each a `setting` and a `seed`; none for a search, which draws settings itself.
         base: the recipe's fields that all trials share.
         parent: identifier of the sweep's MLflow run.
 
@@ -71,8 +71,10 @@ def run_trials(
             f"no Ray cluster at --address {options.address}: {str(error).splitlines()[0]}"
         ) from error
     searches = options.search == "optuna"
-    total = options.trials if searches else len(trials)
+    total = options.trials * options.seeds if searches else len(trials)
     progress = _progress(total, options.metric)
+    # Runs of a pack train as long as each other.
+    values = load_recipe(options.recipe)[0].VALUES - {"epochs"}
     try:
         results = tune.Tuner(
             tune.with_resources(
@@ -84,17 +86,22 @@ def run_trials(
                     axes=axes,
                     seeds=[base["seed"] + number for number in range(options.seeds)],
                     worst={options.metric: math.inf if smaller_is_better(options.metric) else -math.inf},
+                    pack=options.pack,
                     full=options.full,
                     epochwise=options.scheduler != "none",
                 ),
                 {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial},
             ),
-            param_space={"trial": {"setting": axes.domains()} if searches else tune.grid_search(trials)},
+            param_space={
+                "trial": {"setting": axes.domains()}
+                if searches
+                else tune.grid_search(packed(trials, options.pack, values))
+            },
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
                 max_concurrent_trials=options.max_concurrent,
                 time_budget_s=options.time_budget,
-                num_samples=total if searches else 1,
+                num_samples=options.trials if searches else 1,
                 search_alg=_optuna(options.metric, base["seed"]) if searches else None,
                 scheduler=_scheduler(options, base["epochs"]),
             ),
@@ -111,15 +118,15 @@ def run_trials(
     outcome = Outcome(interrupted=progress.ended < total)
     for result in results:
         trial, metrics = result.config["trial"], result.metrics or {}
-        setting = axes.applicable(trial["setting"])
-        for seed, values in metrics.get("runs", {}).items():
-            outcome.finished.append(({"setting": setting, "seed": seed}, values))
+        for run in metrics.get("runs", []):
+            if "error" in run:
+                outcome.failures.append(f"{_name(run)}: {run['error']}")
+            else:
+                outcome.finished.append(({"setting": run["setting"], "seed": run["seed"]}, run["metrics"]))
         if result.error is not None:
-            outcome.failures.append(f"{_name(trial)}: {str(result.error).strip().splitlines()[-1]}")
-        elif "failed" in metrics:
-            outcome.failures.append(f"{_name(trial)}: {metrics['failed']}")
+            outcome.failures.append(f"{_names(trial)}: {str(result.error).strip().splitlines()[-1]}")
         elif "runs" not in metrics and not outcome.interrupted:
-            outcome.stopped.append(_name(trial))
+            outcome.stopped.append(_names(trial))
     return outcome
 
 
@@ -166,13 +173,35 @@ def _scheduler(options: argparse.Namespace, epochs: int) -> Any:
     )
 
 
-def _name(trial: dict[str, Any]) -> str:
-    seeds = ",".join(map(str, trial.get("seeds", [])))
-    return label(trial["setting"]) + (f" seed={seeds}" if seeds else "")
+def packed(runs: list[dict[str, Any]], pack: int, values: frozenset[str]) -> list[dict[str, Any]]:
+    """Runs in trials: alone, or up to `pack` of those that one program can train.
+
+    Args:
+        runs: each a `setting` and a `seed`.
+        pack: the most runs in a trial.
+        values: fields that a program takes as numbers: in the others a trial's runs agree.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        program = label({name: value for name, value in run["setting"].items() if name not in values})
+        groups.setdefault(program, []).append(run)
+    return [
+        {"runs": group[first : first + pack]}
+        for group in groups.values()
+        for first in range(0, len(group), pack)
+    ]
+
+
+def _name(run: dict[str, Any]) -> str:
+    return f"{label(run['setting'])} seed={run['seed']}"
+
+
+def _names(trial: dict[str, Any]) -> str:
+    return ", ".join(map(_name, trial["runs"])) if "runs" in trial else label(trial["setting"])
 
 
 def _progress(total: int, metric: str) -> Any:
-    """A line on the terminal for every trial that ends."""
+    """A line on the terminal for every run that ends."""
     from ray import tune
 
     class Progress(tune.Callback):
@@ -180,23 +209,23 @@ def _progress(total: int, metric: str) -> Any:
             self.ended = 0
             self.begin = time.perf_counter()
 
-        def _line(self, trial: Any, text: str) -> None:
-            self.ended += 1
+        def _line(self, name: str, text: str, count: int = 1) -> None:
+            self.ended += count
             left = (time.perf_counter() - self.begin) / self.ended * (total - self.ended)
-            print(
-                f"[{self.ended:>3}/{total}] {_name(trial.config['trial'])}  {text}  {left:.0f} s left",
-                flush=True,
-            )
+            print(f"[{self.ended:>3}/{total}] {name}  {text}  {left:.0f} s left", flush=True)
 
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             result = trial.last_result
-            if "failed" in result:
-                self._line(trial, "FAILED")
-                return
-            ended = f"{result['seconds']:.1f} s" if "runs" in result else f"stopped at {result.get('epoch')}"
-            self._line(trial, f"{metric} {result.get(metric, float('nan')):.4f}  {ended}")
+            for run in result.get("runs", []):
+                metrics = run.get("metrics", {})
+                done = f"{metric} {metrics.get(metric, math.nan):.4f}  {metrics.get('seconds', 0.0):.1f} s"
+                self._line(_name(run), "FAILED" if "error" in run else done)
+            if "runs" not in result:
+                reached = f"{metric} {result.get(metric, math.nan):.4f}  stopped at {result.get('epoch')}"
+                self._line(_names(trial.config["trial"]), reached)
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            self._line(trial, "FAILED")
+            runs = trial.config["trial"].get("runs", [None])
+            self._line(_names(trial.config["trial"]), "FAILED", len(runs))
 
     return Progress()

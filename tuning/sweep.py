@@ -4,6 +4,7 @@
         --grid optimizer=sgd,adam,adamw --grid activation=relu,gelu --seeds 2
     python -m tuning.sweep mlp_fashion --search optuna --trials 30 --loguniform learning_rate=1e-4,1e-1 \\
         --choice optimizer=adamw,nesterov --uniform dropout=0,0.5 --scheduler asha
+    python -m tuning.sweep mlp_fashion --loguniform learning_rate=1e-4,1e-1 --trials 16 --seeds 4 --pack 16
     python -m tuning.sweep --resume RUN
 
 Flags that are not the sweep's own go to the recipe: they hold for all trials. An axis that ends in
@@ -95,9 +96,7 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
     status, error = "FAILED", None
     try:
         known = [trial for trial, _ in done.finished]
-        left = [
-            trial for trial in trials if {"setting": trial["setting"], "seed": trial["seeds"][0]} not in known
-        ]
+        left = [trial for trial in trials if trial not in known]
         outcome = run_trials(options, axes, left, base, parent.id) if left or not trials else Outcome()
         outcome.finished += done.finished
         settings = space.distinct([trial["setting"] for trial, _ in outcome.finished])
@@ -131,24 +130,24 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
 def _trials(options: argparse.Namespace, config: Any, axes: space.Space) -> list[dict[str, Any]]:
     """Every setting with every seed, each checked now and not in the last trial after hours."""
     trials = [
-        {"setting": setting, "seeds": [config.seed + number]}
+        {"setting": setting, "seed": config.seed + number}
         for setting in axes.settings(options.trials, config.seed)
         for number in range(options.seeds)
     ]
     for trial in trials:
-        dataclasses.replace(config, **trial["setting"], seed=trial["seeds"][0])
+        dataclasses.replace(config, **trial["setting"], seed=trial["seed"])
     return trials
 
 
 def _finished_before(uri: str, experiment: str, parent: str, trials: list[dict[str, Any]]) -> Outcome:
     """The trials that a killed driver had seen to their end, as MLflow has them."""
-    named = {(space.label(trial["setting"]), str(trial["seeds"][0])): trial for trial in trials}
+    named = {(space.label(trial["setting"]), str(trial["seed"])): trial for trial in trials}
     outcome = Outcome()
     for child in tracking.children(uri, experiment, parent, "FINISHED"):
         trial = named.pop((child.data.tags.get("setting"), child.data.params.get("seed")), None)
         if trial is not None and "stopped" not in child.data.tags:
             metrics = {**child.data.metrics, "seconds": child.data.metrics.get("duration_seconds", 0.0)}
-            outcome.finished.append(({"setting": trial["setting"], "seed": trial["seeds"][0]}, metrics))
+            outcome.finished.append((trial, metrics))
     return outcome
 
 
@@ -207,6 +206,9 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         "--max-concurrent", type=int, default=None, help="trials at a time; default: what fits"
     )
     parser.add_argument(
+        "--pack", type=int, default=1, help="runs that differ in numbers only, side by side in one program"
+    )
+    parser.add_argument(
         "--full", action="store_true", help="let trials go on after training: test data, figures, model"
     )
     options, rest = parser.parse_known_args(words)
@@ -216,11 +218,13 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         raise usage_error("which recipe? `python -m recipes` lists them")
     options.words = words
     catalogue.require(options.recipe)
-    for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent", "grace"):
+    for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent", "grace", "pack"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise usage_error(f"--{name.replace('_', '-')} must be at least 1")
     if options.gpus_per_trial < 0 or (options.time_budget is not None and options.time_budget <= 0):
         raise usage_error("--gpus-per-trial must not be negative, --time-budget must be positive")
+    if options.scheduler != "none" and options.pack > 1:
+        raise usage_error("--scheduler stops runs one by one, a pack ends together: leave --pack away")
     if options.scheduler != "none" and options.search == "optuna" and options.seeds > 1:
         raise usage_error("--scheduler compares runs, not means over seeds: leave --seeds or --search away")
     config_class, _ = load_recipe(options.recipe)

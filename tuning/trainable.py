@@ -4,12 +4,14 @@ This module imports no framework: a worker reads it before its backend is chosen
 """
 
 import dataclasses
+import functools
 import importlib
 import time
+from collections.abc import Callable
 from typing import Any
 
-from recipes.engine import backend, launch, tracking
-from recipes.engine.config import RunConfig
+from recipes.engine import backend, launch, packs, tracking
+from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError
 from tuning.space import Space, label
 
@@ -43,37 +45,43 @@ def run_trial(
     axes: Space,
     seeds: list[int],
     worst: dict[str, float],
+    pack: int,
     full: bool,
     epochwise: bool,
 ) -> None:
     """Run a recipe with some of its fields changed, as children of an MLflow run; report to Ray Tune.
 
     A worker keeps its backend, its data and its compiled programs for the trials to come. The last report has
-    the metrics of each run under `runs`, or the error that ended one; a trial that its scheduler stops has
-    none.
+    all runs under `runs`: the `setting` and `seed` of each, with its `metrics` or the `error` that ended it.
+    A trial that its scheduler stops has none.
 
     Args:
-        sample: what Ray Tune drew: under `trial`, values of a `setting`, and perhaps the `seeds` for it.
+        sample: what Ray Tune drew: under `trial`, the `runs` to make, or a `setting` to make with all seeds.
         base: the recipe's fields that all trials share.
         recipe: the recipe's name.
         parent: identifier of the sweep's MLflow run.
         axes: what the sweep varies.
         seeds: those of every setting.
         worst: what a failed trial reports as its metric, for schedulers and searches.
-        full: whether a trial goes on after its training: test data, figures, the stored model.
+        pack: how many runs to train side by side in one program.
+        full: whether a run goes on after its training: test data, figures, the stored model.
         epochwise: whether to report after every epoch, for a scheduler.
     """
     from ray import tune
 
-    setting = axes.applicable(sample["trial"]["setting"])
-    runs, begin = {}, time.perf_counter()
+    begin = time.perf_counter()
     epoch = 0
+    trial = sample["trial"]
+    if "runs" not in trial:
+        setting = axes.applicable(trial["setting"])
+        trial = {"runs": [{"setting": setting, "seed": seed} for seed in seeds]}
+    config_class, train = load_recipe(recipe)
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:
         nonlocal epoch
         epoch = values["epoch"]
-        if epoch == config.epochs:  # there is nothing left to stop; the last report follows
-            return
+        if epoch == trial["runs"][0]["setting"].get("epochs", base["epochs"]):
+            return  # there is nothing left to stop; the last report follows
         try:
             tune.report(values)
         except SystemExit:  # how Ray stops a trial
@@ -81,25 +89,48 @@ def run_trial(
             run.end("KILLED")
             raise
 
-    config_class, train = load_recipe(recipe)
-    for seed in sample["trial"].get("seeds", seeds):
-        warm_up(base["backend"])
+    def run(setting: dict[str, Any], seed: int) -> dict[str, float]:
         config = dataclasses.replace(config_class(**base), **setting, seed=seed)
-        start = time.perf_counter()
-        try:
-            metrics = launch.run_recipe(
-                config,
-                train,
-                run_name=f"{label(setting)} seed={seed}",
-                tags={"mlflow.parentRunId": parent, "setting": label(setting)},
-                only_training=not full,
-                watch=watch if epochwise else None,
-            )
-        except RecipeError as error:  # the setting's own: another worker would come to the same
-            seconds = time.perf_counter() - begin
-            tune.report({**worst, "failed": str(error), "runs": runs, "epoch": epoch, "seconds": seconds})
-            return
-        runs[seed] = {**metrics, "seconds": time.perf_counter() - start}
-    shared = set.intersection(*(set(metrics) for metrics in runs.values()))
-    means = {name: sum(metrics[name] for metrics in runs.values()) / len(runs) for name in shared}
+        if pack > 1 and isinstance(config, TrainingConfig):
+            config = dataclasses.replace(config, checkpoint_every="0")  # each would stop by itself
+        return launch.run_recipe(
+            config,
+            train,
+            run_name=f"{label(setting)} seed={seed}",
+            tags={"mlflow.parentRunId": parent, "setting": label(setting)},
+            only_training=not full,
+            watch=watch if epochwise else None,
+        )
+
+    results = []
+    for first in range(0, len(trial["runs"]), pack):
+        warm_up(base["backend"])
+        group, start = trial["runs"][first : first + pack], time.perf_counter()
+        ended = _together([functools.partial(run, **one) for one in group])
+        seconds = {"seconds": (time.perf_counter() - start) / len(group)}
+        results += [{**result, **seconds} if isinstance(result, dict) else result for result in ended]
+    good = [result for result in results if isinstance(result, dict)]
+    means = worst
+    if len(good) == len(results):
+        shared = set.intersection(*map(set, good))
+        means = {name: sum(metrics[name] for metrics in good) / len(good) for name in shared}
+    runs = [
+        {**one, "metrics": result} if isinstance(result, dict) else {**one, "error": _sentence(result)}
+        for one, result in zip(trial["runs"], results, strict=True)
+    ]
     tune.report({**means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})
+
+
+def _together(jobs: list[Callable[[], dict[str, float]]]) -> list[dict[str, float] | Exception]:
+    """The result of each run, or what ended it: a failure is the setting's own, and costs no other one."""
+    if len(jobs) > 1:
+        return packs.Pack().run(jobs)
+    try:
+        return [jobs[0]()]
+    except Exception as error:
+        return [error]
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if isinstance(error, RecipeError) else f"{type(error).__name__}: {lines[0]}"

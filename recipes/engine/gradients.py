@@ -23,10 +23,12 @@ The same for code that changes Keras variables as it goes, optimizers included, 
 This is the only file that branches on the backend for the sake of differentiation.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def functional(model: keras.Layer) -> Callable:
@@ -208,16 +210,151 @@ def program(function: Callable, variables: Sequence[keras.Variable]) -> Callable
         accelerated = any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
         function = tf.function(function, jit_compile=accelerated)
 
-    def copying(variables: Sequence[keras.Variable], *arguments: Any) -> Any:
-        others = [pair for pair in zip(own, variables, strict=True) if pair[0] is not pair[1]]
-        for mine, given in others:
-            mine.assign(given)
-        result = function(*keras.tree.map_structure(keras.ops.convert_to_tensor, arguments))
-        for mine, given in others:
-            given.assign(mine)
-        return result
+    def step(variables: Sequence[keras.Variable], *arguments: Any) -> Any:
+        arguments = keras.tree.map_structure(keras.ops.convert_to_tensor, arguments)
+        with _standing_for(variables, own), _no_gradients():
+            return function(*arguments)
 
-    return copying
+    return step
+
+
+def program_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Callable:
+    """A compiled row of steps that is done with several networks at once.
+
+    On JAX one program does all steps of all networks, in a loop over the steps of one step for all networks
+    side by side. On TensorFlow the loop over the steps is compiled, and networks take turns; on PyTorch both
+    are loops in Python.
+
+    Args:
+        function: as for `compiled_step`; its arguments are arrays, its result a dict of numbers.
+        variables: as for `compiled_step`.
+
+    Returns:
+        `steps(members, *arguments)`: `members` are the variables of each network; arguments are NumPy arrays
+        with axes (network, step) before those of the function's own arguments. It returns the function's
+        results for each network, arrays with the axis (step,).
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return _jax_for_many(function, variables)
+    if backend == "tensorflow":
+        return _tensorflow_for_many(function, variables)
+    return _in_turn(program(function, variables))
+
+
+def _in_turn(step: Callable) -> Callable:
+    """All steps of one network after the other, each a call."""
+
+    def steps(members: Sequence[Sequence[keras.Variable]], *arguments: np.ndarray) -> list[dict]:
+        results = []
+        for variables, *rows in zip(members, *arguments, strict=True):
+            row = [step(variables, *parts) for parts in zip(*rows, strict=True)]
+            results.append({name: np.array([float(values[name]) for values in row]) for name in row[0]})
+        return results
+
+    return steps
+
+
+def _tensorflow_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Callable:
+    import tensorflow as tf
+
+    step = tf.function(function)
+
+    def row(*arguments: Any) -> dict:
+        results = step.get_concrete_function(*(argument[0] for argument in arguments)).structured_outputs
+        signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in results.items()}
+        # The steps change variables: one must end before the next begins.
+        return tf.map_fn(
+            lambda parts: step(*parts), arguments, fn_output_signature=signature, parallel_iterations=1
+        )
+
+    one = program(row, variables)
+
+    def steps(members: Sequence[Sequence[keras.Variable]], *arguments: np.ndarray) -> list[dict]:
+        results = (one(*member) for member in zip(members, *arguments, strict=True))
+        return [{name: np.asarray(values) for name, values in result.items()} for result in results]
+
+    return steps
+
+
+def _jax_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Callable:
+    import jax
+
+    own = _distinct(variables)
+    pure = _pure(function, own)
+    in_turn = _in_turn(program(function, own))
+
+    def row(values: list, arguments: tuple) -> tuple[Any, list]:
+        def step(values: list, arguments: tuple) -> tuple[list, Any]:
+            result, values = pure(values, *arguments)
+            return values, result
+
+        values, results = jax.lax.scan(step, values, arguments)
+        return results, values
+
+    @jax.jit
+    def together(members: list[list], arguments: tuple) -> tuple[Any, list[list]]:
+        stacked = [jax.numpy.stack(values) for values in zip(*members, strict=True)]
+        results, stacked = jax.vmap(row)(stacked, arguments)
+        return results, [[values[place] for values in stacked] for place in range(len(members))]
+
+    convolves: bool | None = None
+    places = 0
+
+    def steps(members: Sequence[Sequence[keras.Variable]], *arguments: np.ndarray) -> list[dict]:
+        nonlocal convolves, places
+        if convolves is None:
+            first = jax.make_jaxpr(pure)([v.value for v in own], *(rows[0, 0] for rows in arguments))
+            convolves = "conv_general_dilated" in str(first)
+        # XLA's convolutions in loops are ten times slower on CPUs.
+        if convolves and jax.default_backend() == "cpu":
+            return in_turn(members, *arguments)
+        # Fewer networks would be another program: the first one is done more than once.
+        places = max(places, len(members))
+        filled = [*range(len(members)), *[0] * (places - len(members))]
+        results, values = together(
+            [[variable.value for variable in members[place]] for place in filled],
+            tuple(rows[filled] for rows in arguments),
+        )
+        for variables, new in zip(members, values, strict=False):
+            for variable, value in zip(variables, new, strict=True):
+                variable.assign(value)
+        results = {name: np.asarray(values) for name, values in results.items()}
+        return [{name: values[place] for name, values in results.items()} for place in range(len(members))]
+
+    return steps
+
+
+def _no_gradients() -> contextlib.AbstractContextManager:
+    """On PyTorch: nothing is kept for gradients within, but by `by_variables`."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _standing_for(variables: Sequence[keras.Variable], own: Sequence[keras.Variable]) -> Iterator[None]:
+    """Within, what is done with and to `own` variables is done with and to these others."""
+    pairs = [pair for pair in zip(own, variables, strict=True) if pair[0] is not pair[1]]
+    if keras.backend.backend() == "torch":
+        for mine, given in pairs:
+            mine._value, given._value = given._value, mine._value
+        try:
+            yield
+        finally:
+            for mine, given in pairs:
+                mine._value, given._value = given._value, mine._value
+        return
+    # A compiled function of TensorFlow is bound to its variables, which may be those of a run under way.
+    kept = [keras.ops.copy(mine.value) for mine, _ in pairs]
+    for mine, given in pairs:
+        mine.assign(given)
+    yield
+    for (mine, given), value in zip(pairs, kept, strict=True):
+        given.assign(mine)
+        mine.assign(value)
 
 
 def _distinct(variables: Sequence[keras.Variable]) -> list[keras.Variable]:
@@ -252,7 +389,7 @@ def update(optimizer: keras.optimizers.Optimizer, slopes: Sequence) -> None:
     if backend == "torch":
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad():  # it may be used outside a program, too
             optimizer.apply(slopes)
         return
     weights, state = optimizer._trainable_variables, optimizer.variables
@@ -292,7 +429,8 @@ def by_variables(function: Callable, variables: Sequence[keras.Variable], has_au
     if backend == "torch":
         import torch
 
-        result = function()
+        with torch.enable_grad():
+            result = function()
         sources = [variable.value for variable in variables]
         slopes = torch.autograd.grad(result[0] if has_aux else result, sources, allow_unused=True)
         slopes = [

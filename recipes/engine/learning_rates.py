@@ -30,7 +30,7 @@ def find(train: Callable, batches: Batches, run: Run) -> None:
     """Run the test and end the run with its result.
 
     Args:
-        train: a training step, as `programs.training` gives it; the model's weights are spoilt.
+        train: training steps, as `programs.training` gives it; the model's weights are spoilt.
         batches: training data.
         run: where the figure `learning_rate_range` and the curve `range/loss` go; the x-axis is the step.
 
@@ -42,8 +42,8 @@ def find(train: Callable, batches: Batches, run: Run) -> None:
     losses: list[float] = []
     for step, rate in enumerate(rates):
         first = step * batches.accumulate
-        parts = [train(part, rate)["loss"] for part in range(first, first + batches.accumulate)]
-        loss = float(np.mean(parts))
+        parts = train(first, [rate] * batches.accumulate)
+        loss = float(np.mean([part["loss"] for part in parts]))
         if not math.isfinite(loss) or (losses and loss > DIVERGED * max(losses[0], 1e-12)):
             break
         losses.append(loss)

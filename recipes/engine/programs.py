@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from recipes.engine import gradients
+from recipes.engine import gradients, packs
 from recipes.engine.config import RunConfig
 from recipes.engine.data.batches import Batches
 from recipes.engine.data.datasets import Split
@@ -38,7 +38,8 @@ def training(model: keras.Model, batches: Batches, config: RunConfig) -> Callabl
         config: the run's settings; those that are not among its `VALUES` identify the program.
 
     Returns:
-        `train(step, learning_rate)`: trains on the batch of this number, and returns its loss and metrics.
+        `train(first, learning_rates)`: a step on each of the batches from number `first` on, with these
+        learning rates; returns the loss and the metrics of each. Runs of a pack do this together.
     """
     _build(model, batches[0])
     optimizer = model.optimizer
@@ -58,14 +59,28 @@ def training(model: keras.Model, batches: Batches, config: RunConfig) -> Callabl
             gradients.update(optimizer, slopes)
         return _measured(model, x, y, outputs, value)
 
-    compiled = _program(("train", decay is None), step, variables, config)
+    pack = packs.current()
+    kind = "train" if pack is None else "train in a pack"
+    maker = gradients.program if pack is None else gradients.program_for_many
+    compiled = _program((kind, decay is None), maker, step, variables, config)
     decay = np.float32(0.0 if decay is None else decay)
 
-    def train(number: int, learning_rate: float) -> dict[str, float]:
-        results = compiled(variables, *batches[number], np.float32(learning_rate), decay)
-        return {name: float(value) for name, value in results.items()}
+    def one_by_one(first: int, learning_rates: Sequence[float]) -> list[dict[str, float]]:
+        return [
+            _numbers(compiled(variables, *batches[number], np.float32(rate), decay))
+            for number, rate in enumerate(learning_rates, start=first)
+        ]
 
-    return train
+    def together(first: int, learning_rates: Sequence[float]) -> list[dict[str, float]]:
+        row = [batches[number] for number in range(first, first + len(learning_rates))]
+        arrays = [np.stack(parts) for parts in zip(*row, strict=True)]
+        rates = np.asarray(learning_rates, "float32")
+        results = pack.call(compiled, variables, *arrays, rates, np.full_like(rates, decay))
+        return [
+            _numbers({name: values[place] for name, values in results.items()}) for place in range(len(row))
+        ]
+
+    return one_by_one if pack is None else together
 
 
 def evaluation(model: keras.Model, split: Split, batch_size: int, config: RunConfig) -> Callable:
@@ -88,7 +103,7 @@ def evaluation(model: keras.Model, split: Split, batch_size: int, config: RunCon
         value = model.compute_loss(x=x, y=y, y_pred=outputs, training=False)
         return _measured(model, x, y, outputs, value)
 
-    compiled = _program("evaluate", step, variables, config)
+    compiled = _program("evaluate", gradients.program, step, variables, config)
 
     def evaluate() -> dict[str, float]:
         sums: dict[str, float] = {}
@@ -102,10 +117,20 @@ def evaluation(model: keras.Model, split: Split, batch_size: int, config: RunCon
     return evaluate
 
 
-def _program(kind: str, step: Callable, variables: Sequence[keras.Variable], config: RunConfig) -> Callable:
+def _numbers(results: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in results.items()}
+
+
+def _program(
+    kind: Hashable,
+    maker: Callable[[Callable, Sequence[keras.Variable]], Callable],
+    step: Callable,
+    variables: Sequence[keras.Variable],
+    config: RunConfig,
+) -> Callable:
     """The compiled step, or that of an earlier run that is the same but for values."""
     if _kept is None:
-        return gradients.program(step, variables)
+        return maker(step, variables)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     key = (
         kind,
@@ -114,7 +139,7 @@ def _program(kind: str, step: Callable, variables: Sequence[keras.Variable], con
         tuple((tuple(variable.shape), variable.dtype) for variable in variables),
     )
     if key not in _kept:
-        _kept[key] = gradients.program(step, variables)
+        _kept[key] = maker(step, variables)
     _kept.move_to_end(key)
     while len(_kept) > _limit:
         _kept.popitem(last=False)

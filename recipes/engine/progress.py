@@ -24,6 +24,7 @@ from recipes.engine.errors import Finished, RecipeError, usage_error
 from recipes.engine.probes import Probe
 from recipes.engine.tracking import Run
 
+STRETCH = 100  # most steps at once: their batches are in memory together
 POINTS = 200  # points of a learning curve within a run
 
 
@@ -101,6 +102,15 @@ class Progress:
     def update(self) -> int:
         """Optimizer steps done: the x-axis of every curve."""
         return self.step // self.data.accumulate
+
+    @property
+    def steps_ahead(self) -> int:
+        """Steps until the network itself is looked at: at the end of an epoch, or by a checkpoint."""
+        if self.seconds_between or self.probe is not None:  # it may be at any moment
+            return 1
+        looks = [every for every in (self.data.steps_per_epoch, self.steps_between) if every]
+        ahead = min(every - self.step % every for every in looks)
+        return math.ceil(ahead / math.ceil(ahead / STRETCH))
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches that are left, until training is to end."""

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from recipes.engine import learning_rates, probes, programs
+from recipes.engine import learning_rates, packs, probes, programs
 from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
 from recipes.engine.data.datasets import Split
@@ -85,7 +85,11 @@ def fit(
         probe=probes.Probe(model, run, batches, config.probe) if config.probe else None,
     )
     while progress.step < progress.total and not progress.stopped:
-        progress.after_step(train(progress.step, rates[progress.update]))
+        # Alone a run looks up after every step; a pack, where it must.
+        count = 1 if packs.current() is None else progress.steps_ahead
+        numbers = np.arange(progress.step, progress.step + count)
+        for values in train(progress.step, rates[numbers // batches.accumulate]):
+            progress.after_step(values)
     progress.finish()
     take_averages(model, model.optimizer)
 

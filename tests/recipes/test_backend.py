@@ -94,12 +94,12 @@ def test_thread_environment_holds_each_backend(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in ("jax", "torch") if name in backend.installed()])
-def test_a_run_never_imports_tensorflow(name, tmp_path):
+def test_a_run_never_imports_tensorflow(name, folder_with_store):
     """The whole command, with data of TFDS' library at hand, figures and a stored model."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "recipes.cnn_cifar", "--backend", name,
          "--dataset", "digits", "--epochs", "1", "--no-augment"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300,
+        capture_output=True, text=True, cwd=folder_with_store, timeout=300,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

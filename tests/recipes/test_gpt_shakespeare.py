@@ -67,6 +67,7 @@ def test_it_learns_and_leaves_everything_in_mlflow(learned):
     assert recipe.losses_by_place(model, test).mean() == pytest.approx(metrics["test/loss"], rel=1e-5)
 
 
+@pytest.mark.once  # that it is so on every backend is tested with the engine
 def test_a_killed_run_goes_on(learned, tmp_path, monkeypatch):
     metrics, _ = learned
     monkeypatch.chdir(tmp_path)

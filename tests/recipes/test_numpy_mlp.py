@@ -61,14 +61,14 @@ def test_other_backends_are_refused():
         recipe.Config(backend="torch")
 
 
-def test_command(tmp_path):
+def test_command(folder_with_store):
     """The literal command, small, in a process of its own."""
     command = f"{sys.executable} -m recipes.numpy_mlp --backend numpy --dataset digits --epochs 1 --hidden 8"
     done = subprocess.run(
         command.split(),
         capture_output=True,
         text=True,
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder_with_store}/mlruns/mlflow.db"},
     )
     assert done.returncode == 0, done.stderr
     assert "test/accuracy" in done.stdout

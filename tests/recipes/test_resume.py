@@ -20,7 +20,7 @@ from tests.recipes import killable
 
 ROOT = Path(__file__).parents[2]
 CLOCKED = ("duration_seconds", "images_per_second")  # metrics that are about time
-KILLS = int(os.environ.get("KILLS", "2"))  # 20 in the recorded run: results/training.md
+KILLS = int(os.environ.get("KILLS", "1"))  # 20 in the recorded run: results/training.md
 
 
 @pytest.fixture(scope="module")

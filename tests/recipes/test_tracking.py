@@ -137,10 +137,10 @@ def test_children_that_nobody_runs_are_ended(store):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_command_is_marked_killed_and_keeps_its_metrics(tmp_path, sent):
+def test_a_stopped_command_is_marked_killed_and_keeps_its_metrics(folder_with_store, sent):
     process = subprocess.Popen(
         [sys.executable, "-m", "recipes.cnn_cifar", "--dataset", "digits", "--epochs", "999", "--no-augment"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder_with_store,
         env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     for line in process.stdout:
@@ -150,7 +150,7 @@ def test_a_stopped_command_is_marked_killed_and_keeps_its_metrics(tmp_path, sent
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert "error: stopped at step" in err and "KILLED" in err and "Traceback" not in err
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{folder_with_store}/mlruns/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("cnn_cifar").experiment_id])
     assert run.info.status == "KILLED"
     assert len(client.get_metric_history(run.info.run_id, "val/accuracy")) >= 2

@@ -260,6 +260,7 @@ def test_an_autoencoder_runs_without_a_prior(tmp_path):
     assert "samples" in {path.stem for path in tmp_path.rglob("*.png")}
 
 
+@pytest.mark.once  # that it is so on every backend is tested with the engine
 def test_a_killed_run_goes_on_with_the_same_bits(whole, tmp_path, monkeypatch):
     original, calls = Progress.after_step, []
 

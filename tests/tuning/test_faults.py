@@ -54,55 +54,56 @@ def finished(cwd):
     return counts
 
 
-def test_a_killed_worker_and_a_killed_driver_cost_no_trial(tmp_path):
+def test_a_killed_worker_and_a_killed_driver_cost_no_trial(folder_with_store):
     words = ["mlp_fashion", *DIGITS, "--epochs", "40", "--grid", "learning_rate=0.01,0.001", "--seeds", "2",
              "--max-concurrent", "1"]  # fmt: skip
-    driver = started(tmp_path, *words)
-    until(lambda: (tmp_path / "mlruns/mlflow.db").exists())
-    until(lambda: [run for run in records(tmp_path) if run.data.metrics])
-    (running,) = [run for run in records(tmp_path) if run.info.status == "RUNNING"]
+    driver = started(folder_with_store, *words)
+    until(lambda: [run for run in records(folder_with_store) if run.data.metrics])
+    (running,) = [run for run in records(folder_with_store) if run.info.status == "RUNNING"]
     os.kill(int(running.data.tags["process"]), signal.SIGKILL)
-    until(lambda: len(finished(tmp_path)) == 2)  # the killed trial was begun anew, another one is done
+    until(
+        lambda: len(finished(folder_with_store)) == 2
+    )  # the killed trial was begun anew, another one is done
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    (sweep,) = records(tmp_path, "sweep")
-    text = output_of(tmp_path, "--resume", sweep.info.run_id)
+    (sweep,) = records(folder_with_store, "sweep")
+    text = output_of(folder_with_store, "--resume", sweep.info.run_id)
     assert re.search(rf"sweep {sweep.info.run_id} goes on: [2-4] of 4 trials are finished", text)
-    assert sorted(finished(tmp_path).values()) == [1] * 4
-    assert {run.info.status for run in records(tmp_path)} == {"FINISHED", "KILLED"}
-    (sweep,) = records(tmp_path, "sweep")
+    assert sorted(finished(folder_with_store).values()) == [1] * 4
+    assert {run.info.status for run in records(folder_with_store)} == {"FINISHED", "KILLED"}
+    (sweep,) = records(folder_with_store, "sweep")
     assert sweep.info.status == "FINISHED" and sweep.data.metrics["failed_trials"] == 0
     for row in text[text.rindex("| setting") :].splitlines()[2:4]:
         assert "+/-" in row and row.split("|")[3].strip() == "2", row
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
-def test_a_scheduler_stops_a_trial_that_is_behind(scheduler, tmp_path):
+def test_a_scheduler_stops_a_trial_that_is_behind(scheduler, folder_with_store):
     text = output_of(
-        tmp_path, "mlp_fashion", *DIGITS, "--epochs", "6", "--grid", "learning_rate=0.005,0.01,1e-7",
+        folder_with_store, "mlp_fashion", *DIGITS, "--epochs", "6", "--grid", "learning_rate=0.005,0.01,1e-7",
         "--scheduler", scheduler, "--grace", "2", "--metric", "val/loss", "--max-concurrent", "1",
     )  # fmt: skip
     assert "stopped early: learning_rate=1e-07 seed=0" in text
     assert "| learning_rate=1e-07" not in text
-    stopped = [run for run in records(tmp_path) if "stopped" in run.data.tags]
+    stopped = [run for run in records(folder_with_store) if "stopped" in run.data.tags]
     assert [run.data.params["learning_rate"] for run in stopped] == ["1e-07"]
     assert stopped[0].info.status == "KILLED"
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{folder_with_store}/mlruns/mlflow.db")
     epochs = {
         run.data.params["learning_rate"]: len(client.get_metric_history(run.info.run_id, "val/accuracy"))
-        for run in records(tmp_path)
+        for run in records(folder_with_store)
     }
     assert epochs == {"0.01": 6, "0.005": 6, "1e-07": 2 if scheduler == "asha" else epochs["1e-07"]}
     assert 2 <= epochs["1e-07"] < 6
 
 
-def test_optuna_searches_where_it_was_good(tmp_path):
+def test_optuna_searches_where_it_was_good(folder_with_store):
     text = output_of(
-        tmp_path, "mlp_fashion", *DIGITS, "--epochs", "1", "--search", "optuna", "--trials", "6",
+        folder_with_store, "mlp_fashion", *DIGITS, "--epochs", "1", "--search", "optuna", "--trials", "6",
         "--loguniform", "learning_rate=1e-5,1e-1", "--choice", "optimizer=adamw,sgd",
         "--uniform", "dropout=0,0.5@optimizer=adamw", "--seeds", "2", "--max-concurrent", "1",
     )  # fmt: skip
-    runs = records(tmp_path)
+    runs = records(folder_with_store)
     assert len(runs) == 12 and {run.info.status for run in runs} == {"FINISHED"}
     assert set(collections.Counter(run.data.tags["setting"] for run in runs).values()) == {2}
     for run in runs:

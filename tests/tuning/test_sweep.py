@@ -22,15 +22,16 @@ def command(cwd, *words):
     )  # fmt: skip
 
 
-def test_a_sweep_compares_settings_over_seeds_and_survives_a_broken_one(tmp_path):
+@pytest.mark.once
+def test_a_sweep_compares_settings_over_seeds_and_survives_a_broken_one(folder_with_store):
     """One of the two settings diverges at once: its trials fail, the others do not."""
-    backend = keras.backend.backend()
+    backend, folder = keras.backend.backend(), folder_with_store
     done = command(
-        tmp_path, "--backend", backend, *DIGITS, "--grid", "learning_rate=0.1,1e30", "--seeds", "2",
+        folder, "--backend", backend, *DIGITS, "--grid", "learning_rate=0.1,1e30", "--seeds", "2",
         "--optimizer", "sgd", "--max-concurrent", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("cnn_cifar").experiment_id])
     parents = [run for run in runs if run.data.tags.get("kind") == "sweep"]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
@@ -52,7 +53,7 @@ def test_a_sweep_compares_settings_over_seeds_and_survives_a_broken_one(tmp_path
     assert parent.data.metrics["best/val/accuracy"] == pytest.approx(statistics.fmean(values))
     assert parent.data.metrics["failed_trials"] == 2
     assert {"sweep.md", "sweep.csv", "figures"} <= {f.path for f in client.list_artifacts(parent.info.run_id)}
-    kept = {path.parent.name for path in (tmp_path / "mlruns/checkpoints").rglob("best-*.npz")}
+    kept = {path.parent.name for path in (folder / "mlruns/checkpoints").rglob("best-*.npz")}
     assert {child.info.run_id for child in good} <= kept  # here, not in a worker's own folder
     assert "[  4/4]" in done.stdout and "Traceback" not in done.stderr
 

@@ -1,0 +1,214 @@
+"""Trials a minute: a process per trial, warm workers, packed trials, and the bare loop without any sweep.
+
+    python -m benchmarks.sweeps --backend jax                       # 64 trials of a perceptron
+    python -m benchmarks.sweeps --backend jax --network cnn         # 16 of a convolutional network
+    python -m benchmarks.sweeps --backend jax --trivial 1000        # what trials cost by themselves
+
+Every side is a command of its own, timed from its start to its end, in turns (`--rounds`). `plain` is Ray
+Tune as it comes: every trial in a new process, which imports, opens its run and compiles. `warm` is
+`python -m tuning.sweep`, `packed` the same with --pack. `bare` trains the same networks by `model.fit` one
+after another in one process, without Ray and MLflow, on one thread as each worker has.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+NETWORKS = {
+    "mlp": (
+        "mlp_fashion",
+        ["--dataset", "digits", "--units", "64", "--projected", "0", "--epochs", "5", "--batch-size", "64"],
+        {
+            "learning_rate": [1e-4 * 1.4**power for power in range(16)],
+            "dropout": [0.0, 0.1, 0.2, 0.3],
+        },
+    ),
+    "cnn": (
+        "cnn_cifar",
+        ["--dataset", "shapes", "--epochs", "1"],
+        {"learning_rate": [0.05, 0.1, 0.2, 0.4], "weight_decay": [1e-3, 2e-3, 5e-3, 1e-2]},
+    ),
+}
+SIDES = ("plain", "warm", "packed", "bare")
+
+
+def main() -> None:
+    """The command: a table of seconds and trials a minute."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--backend", default="jax")
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="mlp")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--pack", type=int, default=32)
+    parser.add_argument("--trivial", type=int, help="a sweep of so many trials of next to nothing")
+    parser.add_argument("--child", choices=("plain", "bare"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        {"plain": _plain, "bare": _bare}[options.child](options.network, options.backend)
+    elif options.trivial:
+        _trivial(options.backend, options.trivial, options.pack)
+    else:
+        _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    recipe, words, axes = NETWORKS[options.network]
+    count = len(_settings(options.network))
+    grid = [f"--grid={name}={','.join(map(str, values))}" for name, values in axes.items()]
+    sweep = ["-m", "tuning.sweep", recipe, "--backend", options.backend, *words, *grid]
+    again = ["-m", "benchmarks.sweeps", "--backend", options.backend, "--network", options.network]
+    commands = {
+        "plain": [*again, "--child", "plain"],
+        "warm": sweep,
+        "packed": [*sweep, "--pack", str(options.pack)],
+        "bare": [*again, "--child", "bare"],
+    }
+    seconds: dict[str, list[float]] = {side: [] for side in options.sides}
+    for _ in range(options.rounds):
+        for side in options.sides:
+            seconds[side].append(_timed(commands[side])[0])
+            print(f"{side}: {seconds[side][-1]:.1f} s", file=sys.stderr, flush=True)
+    print(f"{count} trials of {recipe} on {options.backend}, {os.cpu_count()} cores\n")
+    print("| side | seconds | trials a minute | times plain |\n|---|---|---|---|")
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    for side, value in medians.items():
+        ratio = f"{medians['plain'] / value:.1f}" if "plain" in medians else ""
+        print(f"| {side} | {value:.1f} | {60 * count / value:.0f} | {ratio} |")
+
+
+def _timed(words: Sequence[str]) -> tuple[float, str]:
+    """Seconds that a command takes in an empty folder, and its output."""
+    here = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1", "NPROC": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        # The store exists, as it does for all sweeps but the first.
+        subprocess.run(
+            [sys.executable, "-c", "from recipes.engine import tracking; tracking.connect(None)"],
+            cwd=folder, env=environment, check=True,
+        )  # fmt: skip
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        seconds = time.perf_counter() - begin
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return seconds, done.stdout
+
+
+def _settings(network: str) -> list[dict[str, Any]]:
+    axes = NETWORKS[network][2]
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _config(network: str, backend: str, setting: dict[str, Any]) -> Any:
+    from recipes.engine.config import check_words
+    from tuning.trainable import load_recipe
+
+    recipe, words, _ = NETWORKS[network]
+    config_class, _ = load_recipe(recipe)
+    return config_class(**{**check_words(config_class, words), **setting, "backend": backend})
+
+
+def _plain(network: str, backend: str) -> None:
+    """Ray Tune as it comes, around the recipe."""
+    os.environ["KERAS_BACKEND"] = backend
+    import ray
+    from ray import tune
+
+    folder = Path.cwd()
+
+    def trial(setting: dict[str, Any]) -> None:
+        from recipes.engine import launch
+        from tuning.trainable import load_recipe
+
+        config = dataclasses.replace(
+            _config(network, backend, setting), tracking_uri=f"sqlite:///{folder}/mlruns/mlflow.db"
+        )
+        _, train = load_recipe(NETWORKS[network][0])
+        tune.report(launch.run_recipe(config, train, only_training=True))
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    results = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 1}),
+        param_space=tune.grid_search(_settings(network)),
+        tune_config=tune.TuneConfig(reuse_actors=False),
+        run_config=tune.RunConfig(storage_path=str(folder / "ray"), verbose=0),
+    ).fit()
+    if results.errors:
+        sys.exit(str(results.errors[0]))
+
+
+def _bare(network: str, backend: str) -> None:
+    """The trainings alone, one after another."""
+    os.environ["KERAS_BACKEND"] = backend
+    import importlib
+
+    import keras
+
+    from recipes import engine
+
+    recipe = importlib.import_module(f"recipes.{NETWORKS[network][0]}")
+    for setting in _settings(network):
+        config = _config(network, backend, setting)
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(config.seed)
+        data = engine.data.load(config.dataset, config.data_dir)
+        augment = "crop_flip" if getattr(config, "augment", False) else "none"
+        batches = engine.data.Batches(data.train, config.batch_size, config.seed, augment=augment)
+        model = recipe.build_model(config, data)
+        model.compile(
+            recipe.build_optimizer(config, config.learning_rate),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        model.fit(
+            batches.between(0, batches.steps_per_epoch * config.epochs),
+            validation_data=(data.validation.x, data.validation.y), shuffle=False, verbose=0,
+        )  # fmt: skip
+
+
+def _trivial(backend: str, count: int, pack: int) -> None:
+    """A thousand trials of next to nothing: what the sweep itself costs."""
+    words = ["-m", "tuning.sweep", "mlp_fashion", "--backend", backend, "--dataset", "digits", "--units", "8",
+             "--projected", "0", "--epochs", "1", "--batch-size", "1024", "--grid", "dropout=0.1,0.2",
+             "--seeds", str(count // 2)]  # fmt: skip
+    print(f"{count} trials of one step on {backend}\n")
+    print("| | seconds | seconds a trial | largest memory of a process, GiB |\n|---|---|---|---|")
+    for name, command in {"warm": words, f"pack {pack}": [*words, "--pack", str(pack)]}.items():
+        seconds, _ = _timed(command)
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        print(f"| {name} | {seconds:.1f} | {seconds / count:.3f} | {memory:.2f} |", flush=True)
+    print(f"| MLflow alone | {_tracked(count):.1f} | | |")
+
+
+def _tracked(count: int) -> float:
+    """Seconds to record as many runs, with as much in each, and nothing else."""
+    from recipes.engine import tracking
+    from recipes.engine.config import TrainingConfig
+
+    params = {field.name: "a value" for field in dataclasses.fields(TrainingConfig)}
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        tracking.start(uri, "trials", "first", {}, {}).end("FINISHED")
+        begin = time.perf_counter()
+        for number in range(count):
+            run = tracking.start(uri, "trials", str(number), params, {f"tag{k}": "value" for k in range(20)})
+            for step in range(2):
+                run.metrics({f"metric{k}": 1.0 for k in range(8)}, step)
+            run.end("FINISHED")
+        return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()
