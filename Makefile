@@ -13,12 +13,14 @@ demo: $(VENV)/jax
 	@echo "    $(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"
 
 # One process a backend, side by side, each with one thread; pytest sums them up. --dist each gives every
-# process every test; `make test TESTS=tests/layers` gives them less. Those marked `once` run in PyTorch's only.
+# process every test; `make test TESTS=tests/layers` gives them less. Those marked `once` have a process of
+# their own, on PyTorch.
 test: lint
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NPROC=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
 	$(BIN)/python -m pytest $(TESTS) --dist each \
-		--tx popen//env:KERAS_BACKEND=jax --tx popen//env:KERAS_BACKEND=torch \
-		--tx popen//env:KERAS_BACKEND=tensorflow
+		--tx popen//env:KERAS_BACKEND=jax --tx popen//env:KERAS_BACKEND=tensorflow \
+		--tx popen//env:KERAS_BACKEND=torch//env:MARKED_ONCE=without \
+		--tx popen//env:KERAS_BACKEND=torch//env:MARKED_ONCE=only
 
 lint: $(VENV)/all
 	$(BIN)/ruff check .

@@ -269,7 +269,8 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         engine.training.fit(model, batches, data.validation, config, run, schedule)
     finally:
         run.figure(
-            "learning_curves", engine.figures.learning_curves(run.history, f"{config.model} on {data.name}")
+            "learning_curves",
+            lambda: engine.figures.learning_curves(run.history, f"{config.model} on {data.name}"),
         )
     loss, _ = model.evaluate(data.test.x, data.test.y, batch_size=500, verbose=0)
     logits = model.predict(data.test.x, batch_size=500, verbose=0)

@@ -230,7 +230,8 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         engine.training.fit(model, batches, graph.validation, config, run, schedule)
     finally:
         run.figure(
-            "learning_curves", engine.figures.learning_curves(run.history, f"{config.model} on {graph.name}")
+            "learning_curves",
+            lambda: engine.figures.learning_curves(run.history, f"{config.model} on {graph.name}"),
         )
     logits = ops.convert_to_numpy(network(list(model.parts)))  # (nodes, classes)
     predicted = logits.argmax(axis=-1)

@@ -258,7 +258,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         engine.training.fit(model, batches, validation, config, run, schedule, validation_batch_size=64)
     finally:
         title = f"{config.layers} x {config.width}, {config.positional} positions, on {text.name}"
-        run.figure("learning_curves", engine.figures.learning_curves(run.history, title))
+        run.figure("learning_curves", lambda: engine.figures.learning_curves(run.history, title))
 
     losses = {"val": losses_by_place(model, validation), "test": losses_by_place(model, test)}
     run.figure("loss_by_place", places_figure(losses))

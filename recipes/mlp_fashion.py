@@ -173,7 +173,9 @@ def train_network(config: Config, data: engine.data.Dataset, run: engine.trackin
     finally:
         run.figure(
             "learning_curves",
-            engine.figures.learning_curves(run.history, f"{config.depth} x {config.units} on {data.name}"),
+            lambda: engine.figures.learning_curves(
+                run.history, f"{config.depth} x {config.units} on {data.name}"
+            ),
         )
     loss, _ = model.evaluate(data.test.x, data.test.y, batch_size=500, verbose=0)
     predicted = model.predict(data.test.x, batch_size=500, verbose=0).argmax(axis=-1)

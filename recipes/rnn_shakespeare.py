@@ -205,7 +205,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         engine.training.fit(model, batches, validation, config, run, schedule)
     finally:
         title = f"{config.layers} x {units_of(config, characters)} {config.cell} on {text.name}"
-        run.figure("learning_curves", engine.figures.learning_curves(run.history, title))
+        run.figure("learning_curves", lambda: engine.figures.learning_curves(run.history, title))
     losses = {"val": validation()["loss"], "test": measured(reader, text.test)}
 
     norms = {"before training": {config.cell: fresh}, "after training": {}}

@@ -429,7 +429,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         engine.training.fit(model, batches, evaluate, config, run, schedule)
     finally:
         title = f"{model.name}, {corpus.name} en-{config.target}"
-        run.figure("learning_curves", engine.figures.learning_curves(run.history, title))
+        run.figure("learning_curves", lambda: engine.figures.learning_curves(run.history, title))
     metrics, outputs = tested(model, config, corpus, vocabularies)
     run.tags({"bleu.signature": bleu(["a"], ["a"], config.lowercase)[1]})
     run.text("translations.json", json.dumps(outputs, ensure_ascii=False, indent=1))

@@ -353,7 +353,8 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         engine.training.fit(model, batches, data.validation, config, run, schedule)
     finally:
         run.figure(
-            "learning_curves", engine.figures.learning_curves(run.history, f"{config.model} on {data.name}")
+            "learning_curves",
+            lambda: engine.figures.learning_curves(run.history, f"{config.model} on {data.name}"),
         )
     metrics = model.evaluate(data.test.x, data.test.y, batch_size=500, verbose=0, return_dict=True)
     metrics = {f"test/{name}": float(value) for name, value in metrics.items()}

@@ -17,8 +17,10 @@ import pytest  # noqa: E402 - the environment comes first
 BACKEND = os.environ["KERAS_BACKEND"]
 INSTALLED = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
 
-# `once` tests run in the process that has the least to compile.
+# Tests marked `once` run on the backend that has the least to compile: after the others, or, where there is a
+# process for them, in that one ("only") and not in the other one of this backend ("without").
 ONCE = next(name for name in ("torch", "tensorflow", "jax") if name in INSTALLED)
+MARKED_ONCE = os.environ.get("MARKED_ONCE", "with" if ONCE == BACKEND else "without")
 
 # Ray's workers would wait behind the other backends' tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -47,14 +49,15 @@ if BACKEND == "torch":
 
 
 def pytest_report_header():
-    return f"keras backend: {BACKEND} (installed: {', '.join(INSTALLED)})"
+    return f"keras backend: {BACKEND} (installed: {', '.join(INSTALLED)}), {MARKED_ONCE} tests marked once"
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests marked `once` run in one backend's process only."""
-    if ONCE != BACKEND:
-        kept = [item for item in items if "once" not in item.keywords]
-        config.hook.pytest_deselected(items=[item for item in items if "once" in item.keywords])
+    """Tests marked `once` run in one process only."""
+    if MARKED_ONCE != "with":
+        wanted = MARKED_ONCE == "only"
+        kept = [item for item in items if ("once" in item.keywords) == wanted]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import subprocess
 import sys
 import time
@@ -245,6 +246,7 @@ def _device(backend: str) -> str:
     return "cpu"
 
 
+@functools.cache
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(

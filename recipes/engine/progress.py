@@ -25,7 +25,7 @@ from recipes.engine.probes import Probe
 from recipes.engine.tracking import Run
 
 STRETCH = 100  # most steps at once: their batches are in memory together
-POINTS = 200  # points of a learning curve within a run
+POINTS = 100  # points of a learning curve within a run
 
 
 class Progress:

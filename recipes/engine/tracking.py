@@ -95,14 +95,19 @@ class Run:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
-        with self._answering("tags"):
-            for name, value in values.items():
-                self._client.set_tag(self.id, name, str(value))
+        from mlflow.entities import RunTag
 
-    def figure(self, name: str, figure: "Figure") -> None:
-        """Store a matplotlib figure as `figures/NAME.png`; not for a run that is only to be compared."""
+        with self._answering("tags"):
+            self._client.log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+
+    def figure(self, name: str, figure: "Figure | Callable[[], Figure]") -> None:
+        """Store a matplotlib figure as `figures/NAME.png`, or what a function draws.
+
+        Nothing is drawn or stored for a run that ends with its training.
+        """
         if self.only_training:
             return
+        figure = figure() if callable(figure) else figure
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"{name}.png")
             figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -186,14 +191,14 @@ def start(
     Raises:
         RecipeError: the store cannot be reached or opened.
     """
-    from mlflow.entities import Param, RunTag
+    from mlflow.entities import Param
 
     client, uri = connect(uri)
     with _store_errors(uri):
         experiment_id = experiment_of(client, uri, experiment)
-        run_id = client.create_run(experiment_id, run_name=run_name, tags=dict(tags)).info.run_id
+        tags = {**tags, "mlflow.note.content": run_name}
+        run_id = client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
         client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
-        client.log_batch(run_id, tags=[RunTag("mlflow.note.content", run_name)])
     return Run(client, run_id, experiment, uri)
 
 
