@@ -76,7 +76,12 @@ class AdjustableLayer(keras.Layer):
     @property
     def variables(self) -> list:
         """All state: the seed and the number, beside the weights."""
-        return [*super().variables, self._setting.variable]
+        return [*super().variables, self.setting]
+
+    @property
+    def setting(self) -> keras.Variable:
+        """The variable that holds the number."""
+        return self._setting.variable
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The input's shape."""

@@ -45,13 +45,15 @@ def rerun(run_id: str, tracking_uri: str | None = None) -> bool:
         tracking_uri: where it is, and where the new one goes.
 
     Raises:
-        RecipeError: no such run, or it is not finished; or the repetition failed.
+        RecipeError: no such run, it is not finished, or no run by itself; or the repetition failed.
     """
     client, uri = tracking.connect(tracking_uri)
     first = tracking.find(client, uri, run_id)
     name = first.data.tags.get("recipe")
     if first.info.status != "FINISHED" or first.data.tags.get("kind") == "sweep" or not name:
         raise usage_error(f"run {run_id} is not a finished run of a recipe: nothing to compare with")
+    if "member" in first.data.tags:
+        raise usage_error(f"run {run_id} is a member of a population: it took weights that others trained")
     backend.choose(["--backend", first.data.params["backend"]])
     recipe = importlib.import_module(f"recipes.{name}")
     params = {key: value for key, value in first.data.params.items() if key not in OWN}

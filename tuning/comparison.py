@@ -1,6 +1,9 @@
 """Settings compared by a metric over seeds: rows, a table, a figure."""
 
+import csv
+import io
 import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from recipes.engine.errors import unknown
@@ -13,7 +16,7 @@ def summarize(finished: list[tuple[dict, dict]], settings: list[dict], metric: s
     Args:
         finished: pairs of a trial and its final metrics.
         settings: all settings of the sweep.
-        metric: what to compare; the sense follows from its name (losses and errors are better small).
+        metric: what to compare; the sense follows from its name (`smaller_is_better`).
 
     Returns:
         Rows for the settings of which a seed finished.
@@ -27,7 +30,7 @@ def summarize(finished: list[tuple[dict, dict]], settings: list[dict], metric: s
         if not results:
             continue
         if metric not in results[0]:
-            raise unknown("value of --metric", metric, (name for name in results[0] if "/" in name))
+            raise unknown("value of --metric", metric, results[0])
         values = [result[metric] for result in results]
         rows.append(
             {
@@ -43,8 +46,9 @@ def summarize(finished: list[tuple[dict, dict]], settings: list[dict], metric: s
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Whether a metric is a loss or an error."""
-    return any(word in metric for word in ("loss", "error", "rmse", "mae", "mse", "perplexity"))
+    """Whether a metric is a loss, an error or a cost: speeds, as `images_per_second`, are none."""
+    words = ("loss", "error", "rmse", "mae", "mse", "perplexity", "parameters", "seconds")
+    return any(word in metric for word in words)
 
 
 def table(rows: list[dict[str, Any]], metric: str) -> str:
@@ -60,6 +64,24 @@ def table(rows: list[dict[str, Any]], metric: str) -> str:
             f"| {row['label']:<{width}} | {spread:^19} | {len(row['values']):>5} | {row['seconds']:>7.1f} |"
         )
     return "\n".join(lines)
+
+
+def sheet(rows: list[dict[str, Any]]) -> str:
+    """The comparison as comma-separated values: a column a field, and one a seed."""
+    most = max(len(row["values"]) for row in rows)
+    columns = ["mean", "std", *(f"seed {number}" for number in range(most))]
+    return separated(rows, columns, ([row["mean"], row["std"], *row["values"]] for row in rows))
+
+
+def separated(rows: list[dict[str, Any]], columns: Sequence[str], cells: Iterable[Sequence]) -> str:
+    """Comma-separated values: the fields of each row's setting, then its cells in these columns."""
+    fields = list({name: None for row in rows for name in row["setting"]})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*fields, *columns])
+    for row, own in zip(rows, cells, strict=True):
+        writer.writerow([*(row["setting"].get(name, "") for name in fields), *own])
+    return text.getvalue()
 
 
 def comparison(rows: list[dict[str, Any]], metric: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from recipes.engine import backend
 from recipes.engine.errors import RecipeError
-from tuning.comparison import smaller_is_better
+from tuning import population, searches
 from tuning.space import Space, label
 from tuning.trainable import load_recipe, run_trial
 
@@ -70,46 +70,30 @@ def run_trials(
         raise RecipeError(
             f"no Ray cluster at --address {options.address}: {str(error).splitlines()[0]}"
         ) from error
-    searches = options.search == "optuna"
-    total = options.trials * options.seeds if searches else len(trials)
-    progress = _progress(total, options.metric)
-    # Runs of a pack train as long as each other.
-    values = load_recipe(options.recipe)[0].VALUES - {"epochs"}
+    search = searches.search(options, base["seed"])
+    total = options.trials * options.seeds if search else len(trials)
+    progress = _progress(total, options.metrics)
     try:
         results = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(
-                    run_trial,
-                    base=base,
-                    recipe=options.recipe,
-                    parent=parent,
-                    axes=axes,
-                    seeds=[base["seed"] + number for number in range(options.seeds)],
-                    worst={options.metric: math.inf if smaller_is_better(options.metric) else -math.inf},
-                    pack=options.pack,
-                    full=options.full,
-                    epochwise=options.scheduler != "none",
-                ),
+                _trainable(options, axes, base, parent),
                 {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial},
             ),
-            param_space={
-                "trial": {"setting": axes.domains()}
-                if searches
-                else tune.grid_search(packed(trials, options.pack, values))
-            },
+            param_space={"trial": _samples(options, axes, trials)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
                 max_concurrent_trials=options.max_concurrent,
                 time_budget_s=options.time_budget,
-                num_samples=options.trials if searches else 1,
-                search_alg=_optuna(options.metric, base["seed"]) if searches else None,
-                scheduler=_scheduler(options, base["epochs"]),
+                num_samples=options.trials if search else 1,
+                search_alg=search,
+                scheduler=searches.scheduler(options, base["epochs"], axes, base["seed"]),
             ),
             run_config=tune.RunConfig(
                 name=parent,
                 storage_path=str(Path("mlruns/ray").absolute()),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=3),  # of a population's members
                 callbacks=[progress],
             ),
         ).fit()
@@ -130,6 +114,29 @@ def run_trials(
     return outcome
 
 
+def _trainable(options: argparse.Namespace, axes: Space, base: dict[str, Any], parent: str) -> Any:
+    """What a worker calls: `run_trial`, or `run_member` of a population, with what all calls share."""
+    from ray import tune
+
+    shared = {
+        "base": base,
+        "recipe": options.recipe,
+        "parent": parent,
+        "axes": axes,
+        "worst": {metric: searches.worst(metric) for metric in options.metrics},
+        "full": options.full,
+    }
+    if options.scheduler == "pbt":
+        return tune.with_parameters(population.run_member, interval=options.interval, **shared)
+    return tune.with_parameters(
+        run_trial,
+        seeds=[base["seed"] + number for number in range(options.seeds)],
+        pack=options.pack,
+        epochwise=options.scheduler != "none",
+        **shared,
+    )
+
+
 def worker_environment(options: argparse.Namespace, name: str) -> dict[str, str]:
     """What a worker's environment has before it loads its backend: threads, and its share of a GPU."""
     environment = {
@@ -146,31 +153,17 @@ def worker_environment(options: argparse.Namespace, name: str) -> dict[str, str]
     return environment
 
 
-def _mode(metric: str) -> str:
-    return "min" if smaller_is_better(metric) else "max"
+def _samples(options: argparse.Namespace, axes: Space, trials: list[dict[str, Any]]) -> Any:
+    """What Ray gives to workers: settings that a search draws, members of a population, or packs of runs."""
+    from ray import tune
 
-
-def _optuna(metric: str, seed: int) -> Any:
-    from ray.tune.search.optuna import OptunaSearch
-
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    return OptunaSearch(metric=metric, mode=_mode(metric), seed=seed)
-
-
-def _scheduler(options: argparse.Namespace, epochs: int) -> Any:
-    """What stops trials that do not promise much."""
-    from ray.tune import schedulers
-
-    if options.scheduler == "none":
-        return None
-    common = {"metric": options.metric, "mode": _mode(options.metric), "time_attr": "epoch"}
-    if options.scheduler == "median":
-        return schedulers.MedianStoppingRule(
-            grace_period=options.grace, min_samples_required=2, hard_stop=True, **common
-        )
-    return schedulers.ASHAScheduler(
-        max_t=max(epochs, options.grace + 1), grace_period=options.grace, reduction_factor=3, **common
-    )
+    if options.search == "optuna":
+        return {"setting": axes.domains()}
+    if options.scheduler == "pbt":
+        return tune.grid_search(population.members(trials))
+    # Runs of a pack train as long as each other.
+    values = load_recipe(options.recipe)[0].VALUES - {"epochs"}
+    return tune.grid_search(packed(trials, options.pack, values))
 
 
 def packed(runs: list[dict[str, Any]], pack: int, values: frozenset[str]) -> list[dict[str, Any]]:
@@ -200,9 +193,12 @@ def _names(trial: dict[str, Any]) -> str:
     return ", ".join(map(_name, trial["runs"])) if "runs" in trial else label(trial["setting"])
 
 
-def _progress(total: int, metric: str) -> Any:
+def _progress(total: int, names: list[str]) -> Any:
     """A line on the terminal for every run that ends."""
     from ray import tune
+
+    def reached(metrics: dict[str, float]) -> str:
+        return "  ".join(f"{name} {metrics.get(name, math.nan):.6g}" for name in names)
 
     class Progress(tune.Callback):
         def __init__(self) -> None:
@@ -218,11 +214,11 @@ def _progress(total: int, metric: str) -> Any:
             result = trial.last_result
             for run in result.get("runs", []):
                 metrics = run.get("metrics", {})
-                done = f"{metric} {metrics.get(metric, math.nan):.4f}  {metrics.get('seconds', 0.0):.1f} s"
+                done = f"{reached(metrics)}  {metrics.get('seconds', 0.0):.1f} s"
                 self._line(_name(run), "FAILED" if "error" in run else done)
             if "runs" not in result:
-                reached = f"{metric} {result.get(metric, math.nan):.4f}  stopped at {result.get('epoch')}"
-                self._line(_names(trial.config["trial"]), reached)
+                text = f"{reached(result)}  stopped at {result.get('epoch')}"
+                self._line(_names(trial.config["trial"]), text)
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             runs = trial.config["trial"].get("runs", [None])

@@ -166,13 +166,19 @@ def _trial(client: MlflowClient, run: Any, curved: Sequence[str]) -> Trial:
             if len(points) > 1:
                 curves[name] = sorted(points.items())
     tags = run.data.tags
+    # What a population varies changes in training: the last value counts.
+    last = {
+        name.removeprefix("pbt/"): str(value)
+        for name, value in run.data.metrics.items()
+        if name.startswith("pbt/")
+    }
     return Trial(
         run.info.run_id,
         tags.get("setting", run.info.run_name),
         run.data.params.get("seed", tags.get("seed", "")),
         run.info.status,
         tags.get("error", ""),
-        run.data.params,
+        {**run.data.params, **last},
         run.data.metrics,
         curves,
     )

@@ -263,7 +263,8 @@ def repeat(record: Record) -> list[Block]:
         given = f"KERAS_BACKEND={tags.get('backend')} {given}"
     lines += [given, f"python -m tuning.report {record.id}"]
     trials = trained(record)
-    if trials:
+    members = [name for trial in trials for name in trial.metrics if name.startswith("pbt/")]
+    if trials and not members:  # a member of a population took weights that others trained
         finals = {trial.id: [trial.metrics[record.metric]] for trial in trials}
         lines.append(f"python -m recipes.rerun {ranked(finals, smaller_is_better(record.metric))[0]}")
     known = [

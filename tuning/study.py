@@ -18,14 +18,13 @@ import sys
 import time
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from recipes.engine import catalogue, launch, tracking
 from recipes.engine.config import RunConfig, field_types
 from recipes.engine.errors import RecipeError, usage_error
-from tuning import space, studies
+from tuning import studies
 from tuning.statistics import verdict
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def run_study(options: argparse.Namespace, rest: Sequence[str] = ()) -> str:
         _keep_trials(run, evidence.trials, tags)
         quantities, conclusion = [*evidence.quantities], evidence.conclusion
         if sweeps:
-            trained = _train(run, study, sweeps)
+            trained = _train(run, sweeps)
             quantities.append(trained)
             conclusion += f"; {verdict(trained.name, trained.values, trained.smaller_is_better)}"
         _keep(run, quantities, evidence.figures, f"{conclusion}.")
@@ -152,17 +151,6 @@ def _accepts(kind: Any, value: Any) -> bool:
     return typing.get_origin(kind) is not typing.Literal or value in typing.get_args(kind)
 
 
-@dataclass(frozen=True)
-class Chosen(space.Space):
-    """A space of listed settings instead of all combinations of its grid."""
-
-    points: tuple[space.Setting, ...] = ()
-
-    def settings(self, trials: int, seed: int) -> list[space.Setting]:
-        """The listed settings."""
-        return list(self.points)
-
-
 def _plan(study: ModuleType, options: argparse.Namespace, rest: Sequence[str]) -> list[tuple]:
     """The sweeps, ready to run: for tuning, with a seed that the comparison does not use, and to compare."""
     from tuning import sweep
@@ -192,45 +180,26 @@ def _plan(study: ModuleType, options: argparse.Namespace, rest: Sequence[str]) -
     return [planned({**compared, **tuned}, options.seed + options.seeds, 1), comparison]
 
 
-def _train(run: tracking.Run, study: ModuleType, sweeps: list[tuple]) -> Quantity:
+def _train(run: tracking.Run, sweeps: list[tuple]) -> Quantity:
     """Run the sweeps under the study's run: the values of the last one, by setting and seed."""
+    from tuning import sweep
     from tuning.comparison import smaller_is_better
     from tuning.evidence import Quantity
 
     *tuning, (options, config, axes) = sweeps
+    settings = None
     for each in tuning:
-        rows = _swept(run, *each)
+        rows = sweep.run_sweep(*each, parent_id=run.id)
         best = {}
         for row in rows:  # the best first
             best.setdefault(tuple(row["setting"][field] for field in axes.grid), row["setting"])
-        grid = {name: sorted({point[name] for point in best.values()}) for name in (*axes.grid, *study.TUNED)}
-        axes = Chosen(grid, {}, {}, {}, points=tuple(best.values()))
-    rows = _swept(run, options, config, axes)
+        settings = list(best.values())
+    rows = sweep.run_sweep(options, config, axes, settings, run.id)
     return Quantity(
         f"{options.recipe} {options.metric}",
         {row["label"]: row["values"] for row in rows},
         smaller_is_better(options.metric),
     )
-
-
-def _swept(run: tracking.Run, options: argparse.Namespace, config: Any, axes: space.Space) -> list[dict]:
-    """A sweep's rows; its run becomes a child of the study's."""
-    from tuning import sweep
-
-    begin = int(time.time() * 1000)
-    try:
-        return sweep.run_sweep(options, config, axes)
-    finally:
-        client, uri = tracking.connect(run.uri)
-        found = client.search_runs(
-            [tracking.experiment_of(client, uri, run.experiment)],
-            f"tags.kind = 'sweep' and attributes.start_time >= {begin}",
-            order_by=["attributes.start_time ASC"],
-        )
-        # Another process' sweep may have begun in the meantime; it was given another command.
-        mine = [each for each in found if each.data.tags.get("command") == launch.command()]
-        for each in mine[:1]:
-            client.set_tag(each.info.run_id, "mlflow.parentRunId", run.id)
 
 
 def _keep_trials(run: tracking.Run, trials: Sequence[Trial], tags: Mapping[str, str]) -> None:
@@ -318,6 +287,8 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
             raise usage_error(f"--{name.replace('_', '-')} must be at least 1")
     if options.seeds < 2:
         raise usage_error("--seeds must be at least 2: one says nothing about the spread")
+    if "," in options.metric:
+        raise usage_error(f"--metric of a study is one metric, not '{options.metric}'")
     if options.seed < 0:
         raise usage_error(f"--seed must not be negative, not {options.seed}")
     return options, rest

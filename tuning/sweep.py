@@ -5,17 +5,23 @@
     python -m tuning.sweep mlp_fashion --search optuna --trials 30 --loguniform learning_rate=1e-4,1e-1 \\
         --choice optimizer=adamw,nesterov --uniform dropout=0,0.5 --scheduler asha
     python -m tuning.sweep mlp_fashion --loguniform learning_rate=1e-4,1e-1 --trials 16 --seeds 4 --pack 16
+    python -m tuning.sweep mlp_fashion --search optuna --trials 30 --metric val/accuracy,parameters \\
+        --choice units=16,64,256 --choice depth=1,2,3
+    python -m tuning.sweep mlp_fashion --scheduler pbt --interval 2 --trials 8 \\
+        --loguniform learning_rate=1e-4,1e-1 --uniform dropout=0,0.6
     python -m tuning.sweep --resume RUN
 
 Flags that are not the sweep's own go to the recipe: they hold for all trials. An axis that ends in
 @optimizer=adamw varies only where the other axis has this value. Trials end after their training, with the
 validation metrics of their last epoch: test data is not looked at (--full).
+
+Several metrics, each better large or small as its name says, are compared by their Pareto front: the settings
+that no other one is better than in everything. Beside what a recipe measures there are parameters and
+duration_seconds. With --scheduler pbt the draws are a population: see tuning.population.
 """
 
 import argparse
-import csv
 import dataclasses
-import io
 import json
 import sys
 import time
@@ -24,12 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from recipes.engine import catalogue, tracking
-from recipes.engine.config import check_words
+from recipes.engine.config import RunConfig, check_words, value_of
 from recipes.engine.errors import RecipeError, usage_error
-from tuning import space
-from tuning.comparison import comparison, summarize, table
+from tuning import comparison, pareto, population, space
+from tuning.comparison import smaller_is_better
 from tuning.execution import Outcome, run_trials
 from tuning.trainable import load_recipe
+
+SETTINGS = "settings.json"  # artifact of a sweep's run
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -41,13 +49,21 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
-def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> list[dict[str, Any]]:
+def run_sweep(
+    options: argparse.Namespace,
+    config: Any,
+    axes: space.Space,
+    settings: Sequence[space.Setting] | None = None,
+    parent_id: str | None = None,
+) -> list[dict[str, Any]]:
     """Run every setting with every seed and compare.
 
     Args:
         options: the sweep's own options.
         config: the recipe's configuration that all trials share.
         axes: what varies.
+        settings: what to run; default: all that the axes give.
+        parent_id: the MLflow run that the sweep's is a child of.
 
     Returns:
         One row a setting, best first: its label, values, the metric of each seed, mean and std.
@@ -65,8 +81,14 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
     config = dataclasses.replace(config, tracking_uri=uri, **folders)
     base = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     base["experiment"] = config.experiment or options.recipe
-    trials = [] if options.search == "optuna" else _trials(options, config, axes)
-    count = options.trials * options.seeds if options.search == "optuna" else len(trials)
+    if options.resume:
+        settings = _settings_of(uri, options.resume, type(config))
+    if options.search == "optuna":
+        trials, count, fields = [], options.trials * options.seeds, axes.fields
+    else:
+        settings = axes.settings(options.trials, config.seed) if settings is None else list(settings)
+        trials = _trials(options, config, settings)
+        count, fields = len(trials), list({name: None for setting in settings for name in setting})
     done = Outcome()
     if options.resume:
         parent = tracking.resume(uri, options.resume)
@@ -77,9 +99,9 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
         parent = tracking.start(
             uri,
             base["experiment"],
-            run_name=f"sweep {options.recipe} {config.backend}: {', '.join(axes.fields)}",
+            run_name=f"sweep {options.recipe} {config.backend}: {', '.join(fields)}",
             params={
-                **{name: value for name, value in base.items() if name not in axes.fields},
+                **{name: value for name, value in base.items() if name not in fields},
                 "seeds": options.seeds,
             },
             tags={
@@ -88,9 +110,12 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
                 "backend": config.backend,
                 "command": _command(),
                 "words": json.dumps(options.words),
+                **({"mlflow.parentRunId": parent_id} if parent_id else {}),
                 **tracking.process_tags(),
             },
         )
+        if trials:
+            parent.text(SETTINGS, json.dumps(settings, default=str))
         print(f"sweep {parent.id}: {count} trials with {options.seeds} seeds a setting", flush=True)
     begin = time.perf_counter()
     status, error = "FAILED", None
@@ -99,10 +124,13 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
         left = [trial for trial in trials if trial not in known]
         outcome = run_trials(options, axes, left, base, parent.id) if left or not trials else Outcome()
         outcome.finished += done.finished
-        settings = space.distinct([trial["setting"] for trial, _ in outcome.finished])
-        rows = summarize(outcome.finished, settings, options.metric)
+        compared = space.distinct([trial["setting"] for trial, _ in outcome.finished])
+        if len(options.metrics) == 1:
+            rows = comparison.summarize(outcome.finished, compared, options.metric)
+        else:
+            rows = pareto.summarize(outcome.finished, compared, options.metrics)
         if rows:
-            _report(parent, rows, outcome, options.metric, time.perf_counter() - begin)
+            _report(parent, rows, outcome, options.metrics, time.perf_counter() - begin)
         if outcome.interrupted:  # Ray takes Ctrl-C as the wish to stop early
             if options.time_budget and time.perf_counter() - begin >= options.time_budget:
                 print(f"the time budget of {options.time_budget:.0f} s is used up", flush=True)
@@ -115,9 +143,9 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
         return rows
     except KeyboardInterrupt:
         status = "KILLED"
+        others = "" if _memory(options) else f"; python -m tuning.sweep --resume {parent.id} does the others"
         raise RecipeError(
-            f"stopped: run {parent.id} is marked KILLED and keeps the trials that finished; "
-            f"python -m tuning.sweep --resume {parent.id} does the others"
+            f"stopped: run {parent.id} is marked KILLED and keeps the trials that finished{others}"
         ) from None
     except Exception as failure:
         error = str(failure)
@@ -127,16 +155,31 @@ def run_sweep(options: argparse.Namespace, config: Any, axes: space.Space) -> li
         parent.end(status, error)
 
 
-def _trials(options: argparse.Namespace, config: Any, axes: space.Space) -> list[dict[str, Any]]:
+def _trials(
+    options: argparse.Namespace, config: Any, settings: Sequence[space.Setting]
+) -> list[dict[str, Any]]:
     """Every setting with every seed, each checked now and not in the last trial after hours."""
-    trials = [
+    trials: list[dict[str, Any]] = [
         {"setting": setting, "seed": config.seed + number}
-        for setting in axes.settings(options.trials, config.seed)
+        for setting in settings
         for number in range(options.seeds)
     ]
     for trial in trials:
         dataclasses.replace(config, **trial["setting"], seed=trial["seed"])
+    if options.scheduler == "pbt" and len(trials) < 2:
+        raise usage_error("--scheduler pbt needs two members at least: --trials 2, or more grid points")
     return trials
+
+
+def _settings_of(uri: str, run_id: str, config_class: type[RunConfig]) -> list[space.Setting]:
+    """The settings that a sweep was started with, which need not be all that its axes give."""
+    _, text = tracking.read(uri, run_id, SETTINGS)
+    if text is None:
+        raise usage_error(f"sweep {run_id} was killed before it kept its settings: start it anew")
+    return [
+        {name: value_of(config_class, name, str(value)) for name, value in setting.items()}
+        for setting in json.loads(text)
+    ]
 
 
 def _finished_before(uri: str, experiment: str, parent: str, trials: list[dict[str, Any]]) -> Outcome:
@@ -177,7 +220,13 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     parser.add_argument(
         "--seeds", type=int, default=1, help="runs of each setting, with seeds --seed, --seed + 1, ..."
     )
-    parser.add_argument("--metric", default="val/accuracy", help="final metric to compare")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        dest="metrics",
+        metavar="METRIC[,METRIC]",
+        help="final metric to compare, or several; default: val/accuracy",
+    )
     parser.add_argument(
         "--search",
         choices=("all", "optuna"),
@@ -186,10 +235,12 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     )
     parser.add_argument(
         "--scheduler",
-        choices=("none", "asha", "median"),
+        choices=("none", "asha", "median", "pbt"),
         default="none",
-        help="stop trials that are behind others at the same epoch",
+        help="asha, median: stop trials that are behind others at the same epoch; pbt: population-based "
+        "training, they go on with the weights and nearly the values of others",
     )
+    parser.add_argument("--interval", type=int, default=1, help="epochs after which a population compares")
     parser.add_argument("--grace", type=int, default=1, help="epochs before a scheduler may stop a trial")
     parser.add_argument(
         "--time-budget", type=float, default=None, metavar="SECONDS", help="end the sweep after this time"
@@ -217,14 +268,22 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     if options.recipe is None:
         raise usage_error("which recipe? `python -m recipes` lists them")
     options.words = words
+    options.metrics = [name for word in options.metrics or ["val/accuracy"] for name in word.split(",")]
+    options.metric = options.metrics[0]
     catalogue.require(options.recipe)
-    for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent", "grace", "pack"):
+    for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent", "grace", "interval", "pack"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise usage_error(f"--{name.replace('_', '-')} must be at least 1")
     if options.gpus_per_trial < 0 or (options.time_budget is not None and options.time_budget <= 0):
         raise usage_error("--gpus-per-trial must not be negative, --time-budget must be positive")
     if options.scheduler != "none" and options.pack > 1:
         raise usage_error("--scheduler stops runs one by one, a pack ends together: leave --pack away")
+    if not all(options.metrics) or len(set(options.metrics)) < len(options.metrics):
+        raise usage_error(f"--metric takes different names, not '{','.join(options.metrics)}'")
+    if options.scheduler != "none" and len(options.metrics) > 1:
+        raise usage_error("--scheduler compares trials by one metric: leave it or the other metrics away")
+    if options.scheduler != "none" and not options.metric.startswith("val/"):
+        raise usage_error(f"--scheduler compares what every epoch measures: val/..., not {options.metric}")
     if options.scheduler != "none" and options.search == "optuna" and options.seeds > 1:
         raise usage_error("--scheduler compares runs, not means over seeds: leave --seeds or --search away")
     config_class, _ = load_recipe(options.recipe)
@@ -232,7 +291,10 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     check_words(config_class, rest)
     import tyro
 
-    return options, tyro.cli(config_class, args=rest, prog=f"python -m tuning.sweep {options.recipe}"), axes
+    config = tyro.cli(config_class, args=rest, prog=f"python -m tuning.sweep {options.recipe}")
+    if options.scheduler == "pbt":
+        population.check(options, config, axes)
+    return options, config, axes
 
 
 def _parsed_again(run_id: str, rest: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
@@ -243,11 +305,18 @@ def _parsed_again(run_id: str, rest: list[str]) -> tuple[argparse.Namespace, Any
     if "words" not in tags:
         raise usage_error(f"run {run_id} is no sweep; a recipe's run goes on with its own --resume")
     words = json.loads(tags["words"])
-    if "optuna" in words:
-        raise usage_error(f"sweep {run_id} searched with optuna, whose memory is gone: start it anew")
     options, config, axes = _parsed(words)
+    if _memory(options):
+        raise usage_error(f"sweep {run_id} had {_memory(options)}, whose memory is gone: start it anew")
     options.resume = run_id
     return options, dataclasses.replace(config, tracking_uri=uri), axes
+
+
+def _memory(options: argparse.Namespace) -> str:
+    """What of a sweep cannot go on without what it had in memory; empty where trials do not depend on it."""
+    if options.search == "optuna":
+        return "a search"
+    return "a population" if options.scheduler == "pbt" else ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -257,38 +326,25 @@ class _Parser(argparse.ArgumentParser):
         raise usage_error(message)
 
 
-def _report(run: tracking.Run, rows: list[dict], outcome: Outcome, metric: str, seconds: float) -> None:
-    text = table(rows, metric)
+def _report(
+    run: tracking.Run, rows: list[dict], outcome: Outcome, metrics: Sequence[str], seconds: float
+) -> None:
+    several = len(metrics) > 1
+    text = pareto.table(rows, metrics) if several else comparison.table(rows, metrics[0])
     print(f"\n{text}\n")
     notes = [f"stopped early: {name}" for name in outcome.stopped]
     notes += [f"failed: {failure}" for failure in outcome.failures]
     for note in notes:
         print(note, file=sys.stderr)
     run.text("sweep.md", "\n\n".join([text, *notes]) + "\n")
-    fields = list(dict.fromkeys(name for row in rows for name in row["setting"]))
-    sheet = io.StringIO()
-    writer = csv.writer(sheet)
-    writer.writerow(
-        [
-            *fields,
-            "mean",
-            "std",
-            *(f"seed {k}" for k in range(max(len(r["values"]) for r in rows))),
-        ]
-    )
-    for row in rows:
-        values = [row["setting"].get(name, "") for name in fields]
-        writer.writerow([*values, row["mean"], row["std"], *row["values"]])
-    run.text("sweep.csv", sheet.getvalue())
-    run.figure("comparison", comparison(rows, metric))
-    run.metrics(
-        {
-            f"best/{metric}": rows[0]["mean"],
-            "failed_trials": len(outcome.failures),
-            "duration_seconds": seconds,
-        },
-        step=0,
-    )
+    run.text("sweep.csv", pareto.sheet(rows, metrics) if several else comparison.sheet(rows))
+    if several:
+        run.figure("pareto_front", pareto.figure(rows, metrics))
+    else:
+        run.figure("comparison", comparison.comparison(rows, metrics[0]))
+    means = {name: [row["means"][name] if several else row["mean"] for row in rows] for name in metrics}
+    best = {f"best/{name}": (min if smaller_is_better(name) else max)(means[name]) for name in metrics}
+    run.metrics({**best, "failed_trials": len(outcome.failures), "duration_seconds": seconds}, step=0)
     run.tags({"best": rows[0]["label"]})
 
 

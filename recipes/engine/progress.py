@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -89,7 +90,7 @@ class Progress:
         self.best_in_memory: dict[str, np.ndarray] | None = None
         if self.saves:
             checkpoints.prepare(self.folder)
-            run.checkpoints = self.folder
+            run.checkpoints, run.save = self.folder, self.save
         if config.resume:
             self._resume(config)
         self.begin = self.last_save = time.perf_counter()
@@ -142,7 +143,7 @@ class Progress:
         if epoch_ends:
             self._end_epoch()
         if self._save_is_due():
-            self._save()
+            self.save()
         self._show(loss)
 
     def finish(self) -> None:
@@ -156,7 +157,7 @@ class Progress:
             if best is not None:
                 self._load(best)
         elif self.saves and self.step > self.first_step:
-            self._save()  # a kill while the run is evaluated and drawn costs no training
+            self.save()  # a kill while the run is evaluated and drawn costs no training
         if self.probe is not None:
             self.probe.finish()
         if self.run.only_training:
@@ -166,7 +167,7 @@ class Progress:
         """The metrics of the last epoch, or of the one whose weights were taken after an early stop."""
         values = {}
         for name, points in self.run.history.items():
-            if name.startswith(("train/", "val/")):
+            if name.startswith(("train/", "val/")) or name == "parameters":
                 chosen = [value for step, value in points if step <= self.best_update or not self.stopped]
                 values[name] = (chosen or [points[-1][1]])[-1]
         return values
@@ -224,10 +225,12 @@ class Progress:
             return self.step % self.steps_between == 0
         return self.saves and time.perf_counter() - self.last_save >= self.seconds_between
 
-    def _save(self) -> None:
-        self._write(f"step-{self.step:09d}")
+    def save(self) -> Path | None:
+        """Write a checkpoint now, due or not: its file, or None if it could not be written."""
+        path = self._write(f"step-{self.step:09d}")
         checkpoints.prune(self.folder, "step", self.keep)
         self.last_save = time.perf_counter()
+        return path
 
     def _save_best(self) -> None:
         if self.patience and not self.saves:
@@ -236,7 +239,7 @@ class Progress:
             self._write("best")
             checkpoints.prune(self.folder, "best", keep=1)
 
-    def _write(self, label: str) -> None:
+    def _write(self, label: str) -> Path | None:
         self.run.flush()  # what a checkpoint has passed is never recorded again
         facts = {
             "backend": keras.backend.backend(),
@@ -252,13 +255,14 @@ class Progress:
             "variables": self._description(),
         }
         try:
-            checkpoints.save(self.folder, label, self._arrays(), facts)
+            return checkpoints.save(self.folder, label, self._arrays(), facts)
         except OSError as error:
             print(
                 f"warning: no checkpoint at step {self.update} ({error.strerror}): the run goes on, "
                 "and could be resumed from the one before",
                 file=sys.stderr,
             )
+            return None
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {

@@ -41,6 +41,8 @@ class Run:
     Attributes:
         only_training: the run is to end after its training, without figures: it is there to be compared.
         watch: called after every epoch with the run and its metrics.
+        checkpoints: folder of the run's checkpoints; None while, or where, it writes none.
+        save: writes a checkpoint there now; its file, or None if it could not be written.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Run:
         self.checkpoints: Path | None = None
         self.only_training = False
         self.watch: Callable[[Run, dict[str, float]], None] | None = None
+        self.save: Callable[[], Path | None] | None = None
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record metrics at an optimizer step; they are sent at once, or with the next ones."""
@@ -410,11 +413,13 @@ def end_children(uri: str, experiment: str, parent: str) -> int:
     return len(running)
 
 
-def children(uri: str, experiment: str, parent: str, status: str) -> list[Any]:
-    """MLflow's records of a parent's children in a state, however many there are."""
+def children(uri: str, experiment: str, parent: str, status: str | None = None) -> list[Any]:
+    """MLflow's records of a parent's children, of those in a state or of all, however many there are."""
     client, uri = connect(uri)
     experiments = [experiment_of(client, uri, experiment)]
-    query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = '{status}'"
+    query = f"tags.`mlflow.parentRunId` = '{parent}'"
+    if status is not None:
+        query += f" and attributes.status = '{status}'"
     found, token = [], None
     while True:
         page = client.search_runs(experiments, query, page_token=token)

@@ -6,12 +6,14 @@ program, so that other values need no new one. What this step cannot say is said
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from layers.regularization import AdjustableLayer
 from recipes.engine import learning_rates, packs, probes, programs
 from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
@@ -51,7 +53,7 @@ def fit(
         validation: looked at after every epoch, with the averaged weights under `--ema`: a split that
             `model.evaluate` takes, or a function that measures the model itself.
         config: the run's settings.
-        run: where curves go.
+        run: where curves go, and the number of trainable weights as `parameters`.
         schedule: the learning rate at an optimizer step.
         validation_batch_size: examples evaluated at once.
 
@@ -71,19 +73,22 @@ def fit(
             return dict(measure())
 
     rates = rates_of(schedule, batches.steps_per_epoch // batches.accumulate * config.epochs)
-    measured = {id(variable) for variable in model.metrics_variables}
+    # Rates of dropout are the Config's: a run that goes on with other values is to have them.
+    settings = [layer.setting for layer in model._flatten_layers() if isinstance(layer, AdjustableLayer)]
+    others = {id(variable) for variable in (*model.metrics_variables, *settings)}
     progress = Progress(
         config,
         run,
         batches,
         state={
-            "model": [variable for variable in model.variables if id(variable) not in measured],
+            "model": [variable for variable in model.variables if id(variable) not in others],
             "optimizer": model.optimizer.variables,
         },
         evaluate=evaluate,
         schedule=lambda step: rates[step],
         probe=probes.Probe(model, run, batches, config.probe) if config.probe else None,
     )
+    run.metrics({"parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights)}, step=0)
     while progress.step < progress.total and not progress.stopped:
         # Alone a run looks up after every step; a pack, where it must.
         count = 1 if packs.current() is None else progress.steps_ahead

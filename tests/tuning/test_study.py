@@ -8,10 +8,10 @@ import mlflow
 import pytest
 from matplotlib.figure import Figure
 
-from recipes.engine import launch, tracking
 from recipes.engine.errors import RecipeError
 from tuning import records, report, studies, study, sweep
 from tuning.evidence import Evidence, Quantity, Trial
+from tuning.execution import Outcome
 
 pytestmark = pytest.mark.once
 
@@ -82,7 +82,7 @@ def test_a_study_that_breaks_ends_failed(made_up):
 
 @pytest.mark.parametrize(("cause", "status"), [(KeyboardInterrupt(), "KILLED"), (ValueError(), "FAILED")])
 def test_a_sweep_that_stops_or_breaks_ends_the_study_so(cause, status, made_up, monkeypatch):
-    def run_sweep(options, config, axes):
+    def run_sweep(*arguments, **named):
         try:
             raise cause
         except BaseException:
@@ -100,37 +100,57 @@ def test_a_recipe_is_tuned_with_one_seed_and_compared_with_others(made_up, monke
     made_up.TUNED = {"learning_rate": [0.1, 0.01]}
     calls = []
 
-    def run_sweep(options, config, axes):
+    def run_trials(options, axes, trials, base, parent):
         """A tanh that wants the small rate and a relu that wants the large one."""
-        tags = {"kind": "sweep", "command": launch.command()}
-        for theirs in ("somebody else's", tags["command"]):
-            run = tracking.start(config.tracking_uri, config.experiment, "", {}, {**tags, "command": theirs})
-            run.end("FINISHED")
-        settings = axes.settings(options.trials, config.seed)
-        calls.append((settings, config.seed, options.seeds, config.epochs))
-        rows = []
-        for setting in settings:
+        calls.append(([trial["setting"] for trial in trials], base["seed"], options.seeds, base["epochs"]))
+        finished = []
+        for trial in trials:
+            setting, seed = trial["setting"], trial["seed"]
             fits = (setting["activation"] == "relu") == (setting["learning_rate"] == 0.1)
-            values = [0.5 + 0.4 * fits + 0.01 * k for k in range(options.seeds)]
-            label = f"{setting['activation']} {setting['learning_rate']}"
-            rows.append({"label": label, "setting": setting, "values": values, "mean": sum(values)})
-        return sorted(rows, key=lambda row: -row["mean"])
+            values = {"val/accuracy": 0.5 + 0.4 * fits + 0.01 * seed, "seconds": 1.0}
+            finished.append(({"setting": setting, "seed": seed}, values))
+        return Outcome(finished)
 
-    monkeypatch.setattr(sweep, "run_sweep", run_sweep)
+    monkeypatch.setattr(sweep, "run_trials", run_trials)
     study.main(
         ["activations", "--recipe", "mlp_fashion", "--seeds", "2", "--dataset", "digits", "--epochs", "7"]
     )
     (tuning, seed, seeds, epochs), (settings, other, more, _) = calls
     assert len(tuning) == 4 and (seed, seeds, epochs) == (2, 1, 7)
-    assert (other, more) == (0, 2)
+    assert (other, more) == (0, 2) and len(settings) == 4
     assert {(s["activation"], s["learning_rate"]) for s in settings} == {("relu", 0.1), ("tanh", 0.01)}
     _, found = runs_of("study-activations")
     (parent,) = [run for run in found if run.data.tags.get("kind") == "study"]
     sweeps = [run for run in found if run.data.tags.get("kind") == "sweep"]
-    adopted = [run.data.tags["command"] for run in sweeps if "mlflow.parentRunId" in run.data.tags]
-    assert adopted == [launch.command()] * 2 and len(sweeps) == 4
-    assert {run.data.tags.get("mlflow.parentRunId") for run in sweeps} == {None, parent.info.run_id}
+    assert [run.data.tags["mlflow.parentRunId"] for run in sweeps] == [parent.info.run_id] * 2
+    assert not {"activation", "learning_rate"} & {name for run in sweeps for name in run.data.params}
     assert "mlp_fashion val/accuracy is best with" in parent.data.tags["conclusion"]
+
+
+def test_a_studys_sweep_that_is_killed_goes_on_with_the_settings_it_had(made_up, monkeypatch, capsys):
+    """Its command line has a grid of all activations and no learning rate."""
+    made_up.TUNED = {"learning_rate": [0.1, 1e-05]}
+    calls = []
+
+    def run_trials(options, axes, trials, base, parent):
+        calls.append(trials)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return Outcome(
+            [(trial, {"val/accuracy": trial["setting"]["learning_rate"], "seconds": 1.0}) for trial in trials]
+        )
+
+    monkeypatch.setattr(sweep, "run_trials", run_trials)
+    with pytest.raises(SystemExit):
+        study.main(["activations", "--recipe", "mlp_fashion", "--seeds", "2", "--dataset", "digits"])
+    _, found = runs_of("study-activations")
+    (killed,) = [run for run in found if run.info.status == "KILLED" and run.data.tags.get("kind") == "sweep"]
+    sweep.main(["--resume", killed.info.run_id])
+    assert calls[2] == calls[1] and len(calls[1]) == 4
+    assert {trial["setting"]["learning_rate"] for trial in calls[1]} == {0.1}
+    _, found = runs_of("study-activations")
+    (resumed,) = [run for run in found if run.info.run_id == killed.info.run_id]
+    assert resumed.info.status == "FINISHED" and "learning_rate=0.1" in resumed.data.tags["best"]
 
 
 @pytest.mark.parametrize(

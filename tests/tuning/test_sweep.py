@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from recipes.engine.errors import RecipeError
-from tuning import sweep
+from tuning import comparison, sweep
 
 DIGITS = ["--dataset", "digits", "--epochs", "1", "--no-augment", "--batch-size", "128"]
 
@@ -91,15 +91,22 @@ def test_settings_are_ranked_in_the_sense_of_the_metric():
         for setting, losses in zip(settings, ((0.1, 0.3), (0.5, 0.5)), strict=True)
         for loss in losses
     ]
-    rows = sweep.summarize(finished, settings, "val/loss")
+    rows = comparison.summarize(finished, settings, "val/loss")
     assert [row["label"] for row in rows] == ["a=1", "a=2"]
     assert rows[0]["mean"] == pytest.approx(0.2) and rows[0]["std"] == pytest.approx(0.1 * 2**0.5)
-    assert [row["label"] for row in sweep.summarize(finished, settings, "val/accuracy")] == ["a=1", "a=2"]
+    assert [row["label"] for row in comparison.summarize(finished, settings, "val/accuracy")] == [
+        "a=1",
+        "a=2",
+    ]
     with pytest.raises(RecipeError, match="'val/acuracy': did you mean 'val/accuracy'"):
-        sweep.summarize(finished, settings, "val/acuracy")
+        comparison.summarize(finished, settings, "val/acuracy")
 
 
 @pytest.mark.once
 def test_one_seed_has_no_standard_deviation():
-    rows = sweep.summarize([({"setting": {}}, {"val/accuracy": 0.5, "seconds": 2.0})], [{}], "val/accuracy")
-    assert "+/-" not in sweep.table(rows, "val/accuracy") and "0.5000" in sweep.table(rows, "val/accuracy")
+    rows = comparison.summarize(
+        [({"setting": {}}, {"val/accuracy": 0.5, "seconds": 2.0})], [{}], "val/accuracy"
+    )
+    assert "+/-" not in comparison.table(rows, "val/accuracy") and "0.5000" in comparison.table(
+        rows, "val/accuracy"
+    )
