@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import backend
-from recipes.engine.errors import RecipeError
-from tuning import population, searches
+from tuning import nodes, population, searches
 from tuning.space import Space, label
 from tuning.trainable import load_recipe, run_trial
 
@@ -27,16 +25,25 @@ class Outcome:
         failures: a sentence for each trial that failed.
         stopped: names of the trials that the scheduler stopped.
         interrupted: whether trials are missing, as the sweep was stopped (or its time was up).
+        away: whether trials failed because the tracking store did not answer.
+        unsent: by run, what the store did not take.
     """
 
     finished: list[tuple[dict[str, Any], dict[str, float]]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     interrupted: bool = False
+    away: bool = False
+    unsent: dict[str, str] = field(default_factory=dict)
 
 
 def run_trials(
-    options: argparse.Namespace, axes: Space, trials: list[dict], base: dict[str, Any], parent: str
+    options: argparse.Namespace,
+    axes: Space,
+    trials: list[dict],
+    base: dict[str, Any],
+    parent: str,
+    tags: dict[str, str],
 ) -> Outcome:
     """Run the trials.
 
@@ -46,37 +53,29 @@ def run_trials(
         trials: runs to make, each a `setting` and a `seed`; none for a search, which draws settings itself.
         base: the recipe's fields that all trials share.
         parent: identifier of the sweep's MLflow run.
+        tags: MLflow tags of every trial's run.
 
     Raises:
-        RecipeError: there is no Ray at the address.
+        RecipeError: there is no Ray at the address, or its nodes cannot run trials.
     """
+    if nodes.is_client(options):
+        return nodes.at_the_head(
+            run_trials, options, base, axes=axes, trials=trials, parent=parent, tags=tags
+        )
     # MLflow has it all; Ray's own loggers would write it again, and TensorBoard's would load TensorFlow.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a panel even where verbose is 0
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of its own next release
-    import ray
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a line, below
-    try:
-        ray.init(
-            address=options.address,
-            runtime_env={"env_vars": worker_environment(options, base["backend"])},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False if options.address == "local" else None,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise RecipeError(
-            f"no Ray cluster at --address {options.address}: {str(error).splitlines()[0]}"
-        ) from error
     search = searches.search(options, base["seed"])
     total = options.trials * options.seeds if search else len(trials)
     progress = _progress(total, options.metrics)
-    try:
+    with nodes.connected(options, base):
         results = tune.Tuner(
             tune.with_resources(
-                _trainable(options, axes, base, parent),
+                _trainable(options, axes, base, parent, tags),
                 {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial},
             ),
             param_space={"trial": _samples(options, axes, trials)},
@@ -90,21 +89,22 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 name=parent,
-                storage_path=str(Path("mlruns/ray").absolute()),
+                # Only the driver writes here, unless trials report checkpoints.
+                storage_path=options.storage or str(Path("mlruns/ray").absolute()),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=3),  # of a population's members
                 callbacks=[progress],
             ),
         ).fit()
-    finally:
-        ray.shutdown()
     outcome = Outcome(interrupted=progress.ended < total)
     for result in results:
         trial, metrics = result.config["trial"], result.metrics or {}
         for run in metrics.get("runs", []):
             if "error" in run:
                 outcome.failures.append(f"{_name(run)}: {run['error']}")
+                outcome.away |= "unsent" in run
+                outcome.unsent |= run.get("unsent", {})
             else:
                 outcome.finished.append(({"setting": run["setting"], "seed": run["seed"]}, run["metrics"]))
         if result.error is not None:
@@ -114,7 +114,9 @@ def run_trials(
     return outcome
 
 
-def _trainable(options: argparse.Namespace, axes: Space, base: dict[str, Any], parent: str) -> Any:
+def _trainable(
+    options: argparse.Namespace, axes: Space, base: dict[str, Any], parent: str, tags: dict[str, str]
+) -> Any:
     """What a worker calls: `run_trial`, or `run_member` of a population, with what all calls share."""
     from ray import tune
 
@@ -122,6 +124,8 @@ def _trainable(options: argparse.Namespace, axes: Space, base: dict[str, Any], p
         "base": base,
         "recipe": options.recipe,
         "parent": parent,
+        "tags": tags,
+        "patience": options.patience,
         "axes": axes,
         "worst": {metric: searches.worst(metric) for metric in options.metrics},
         "full": options.full,
@@ -135,22 +139,6 @@ def _trainable(options: argparse.Namespace, axes: Space, base: dict[str, Any], p
         epochwise=options.scheduler != "none",
         **shared,
     )
-
-
-def worker_environment(options: argparse.Namespace, name: str) -> dict[str, str]:
-    """What a worker's environment has before it loads its backend: threads, and its share of a GPU."""
-    environment = {
-        **backend.thread_environment(options.cpus_per_trial),
-        "KERAS_BACKEND": name,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-        # The end of a stopped trial: its run is closed in MLflow.
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
-    }
-    if options.gpus_per_trial:
-        # JAX takes most of the memory at its start, TensorFlow all of it: neighbours would find none.
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * min(1.0, options.gpus_per_trial):.3f}"
-        environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-    return environment
 
 
 def _samples(options: argparse.Namespace, axes: Space, trials: list[dict[str, Any]]) -> Any:

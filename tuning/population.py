@@ -22,8 +22,9 @@ import numpy as np
 from recipes.engine import launch, tracking
 from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError, usage_error
+from tuning import nodes
 from tuning.space import Setting, Space, label
-from tuning.trainable import load_recipe, warm_up
+from tuning.trainable import ended_by, load_recipe, warm_up
 
 # Values that say how long training takes, which members cannot differ in, or that are nothing to learn from.
 NEVER = {"epochs", "steps", *TrainingConfig.VALUES} - {"learning_rate"}
@@ -137,6 +138,8 @@ def run_member(
     base: dict[str, Any],
     recipe: str,
     parent: str,
+    tags: dict[str, str],
+    patience: float,
     axes: Space,
     interval: int,
     worst: dict[str, float],
@@ -149,6 +152,8 @@ def run_member(
         base: the recipe's fields that all members share.
         recipe: the recipe's name.
         parent: identifier of the sweep's MLflow run.
+        tags: MLflow tags of every trial's run.
+        patience: seconds to wait for a tracking store that does not answer.
         axes: what the sweep varies.
         interval: epochs between exploitations.
         worst: what a failed member reports as its metric.
@@ -192,15 +197,22 @@ def run_member(
             config,
             train,
             run_name=f"member {trial['member']} seed={seed}",
-            tags={"mlflow.parentRunId": parent, "member": trial["member"], "setting": label(setting)},
+            tags={
+                **tags,
+                "mlflow.parentRunId": parent,
+                "member": trial["member"],
+                "setting": label(setting),
+                "node": nodes.here(),
+            },
             only_training=not full,
             watch=watch,
+            patience=patience,
         )
     except RecipeError as error:
         # The others wait for it; the scheduler ends this call where it is to go on, with what weights ever.
         for due in range(epoch - epoch % interval + interval, config.epochs, interval):
             tune.report({**worst, "epoch": due})
-        end, told = worst, {"error": str(error)}
+        end, told = worst, ended_by(error)
     else:
         end, told = metrics, {"metrics": {**metrics, "seconds": seconds()}}
     run = {"setting": {"member": trial["member"], **setting}, "seed": seed, **told}

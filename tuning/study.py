@@ -66,7 +66,10 @@ def run_study(options: argparse.Namespace, rest: Sequence[str] = ()) -> str:
     study = studies.load(options.study)
     # What the command line can get wrong is found before anything starts.
     sweeps = _plan(study, options, ["--backend", backend, *rest]) if options.recipe else []
-    tags = launch.circumstances(f"tuning.study {options.study}", backend, options.seed)
+    tags = {
+        **launch.circumstances(f"tuning.study {options.study}", backend, options.seed),
+        "device": launch.device(backend),
+    }
     if options.recipe:
         tags["recipe"] = options.recipe
     run = tracking.start(
@@ -160,7 +163,7 @@ def _plan(study: ModuleType, options: argparse.Namespace, rest: Sequence[str]) -
     config_class, _ = load_recipe(options.recipe)
     compared = arms(study, options.study, config_class)
     common = [
-        options.recipe, "--metric", options.metric, "--address", options.address,
+        options.recipe, "--metric", options.metric, "--address", options.address, "--study", options.study,
         "--cpus-per-trial", str(options.cpus_per_trial),
         *(["--max-concurrent", str(options.max_concurrent)] if options.max_concurrent else []),
         "--experiment", options.experiment or f"study-{options.study}",

@@ -21,15 +21,17 @@ duration_seconds. With --scheduler pbt the draws are a population: see tuning.po
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import catalogue, tracking
+from recipes.engine import catalogue, launch, outage, tracking
 from recipes.engine.config import RunConfig, check_words, value_of
 from recipes.engine.errors import RecipeError, usage_error
 from tuning import comparison, pareto, population, space
@@ -38,6 +40,8 @@ from tuning.execution import Outcome, run_trials
 from tuning.trainable import load_recipe
 
 SETTINGS = "settings.json"  # artifact of a sweep's run
+# Tags of a sweep that its trials' runs have, too.
+SHARED = ("command", "mlflow.source.git.commit", "git.dirty")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -71,12 +75,14 @@ def run_sweep(
     Raises:
         RecipeError: no trial finished, or the sweep was stopped; the MLflow run ends FAILED or KILLED.
     """
-    # Workers have other working directories: what is relative to this one is made absolute.
+    # Workers have other working directories: what is relative to this one is made absolute. On other machines
+    # such a folder may be impossible to make: there, checkpoints lie in the trial's own.
     uri = tracking.absolute(config.tracking_uri)
     folders = {
         field.name: value.absolute()
         for field in dataclasses.fields(config)
         if isinstance(value := getattr(config, field.name), Path)
+        and (options.address == "local" or field.name == "data_dir")
     }
     config = dataclasses.replace(config, tracking_uri=uri, **folders)
     base = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
@@ -90,6 +96,11 @@ def run_sweep(
         trials = _trials(options, config, settings)
         count, fields = len(trials), list({name: None for setting in settings for name in setting})
     done = Outcome()
+    # Nodes have no git repository to ask, and a worker's command line says nothing.
+    circumstances = launch.circumstances(f"tuning.sweep {options.recipe}", config.backend, config.seed)
+    shared = {name: circumstances[name] for name in SHARED if name in circumstances}
+    if options.study:
+        shared["study"] = options.study
     if options.resume:
         parent = tracking.resume(uri, options.resume)
         tracking.end_children(uri, base["experiment"], parent.id)  # the killed driver's
@@ -105,10 +116,10 @@ def run_sweep(
                 "seeds": options.seeds,
             },
             tags={
+                **circumstances,
+                **shared,
                 "recipe": options.recipe,
                 "kind": "sweep",
-                "backend": config.backend,
-                "command": _command(),
                 "words": json.dumps(options.words),
                 **({"mlflow.parentRunId": parent_id} if parent_id else {}),
                 **tracking.process_tags(),
@@ -117,12 +128,22 @@ def run_sweep(
         if trials:
             parent.text(SETTINGS, json.dumps(settings, default=str))
         print(f"sweep {parent.id}: {count} trials with {options.seeds} seeds a setting", flush=True)
+    parent.patience = options.patience
     begin = time.perf_counter()
     status, error = "FAILED", None
+    again = f"python -m tuning.sweep --resume {parent.id}"
+    if uri != tracking.absolute(None):
+        again += f" --tracking-uri {uri}"
     try:
         known = [trial for trial, _ in done.finished]
         left = [trial for trial in trials if trial not in known]
-        outcome = run_trials(options, axes, left, base, parent.id) if left or not trials else Outcome()
+        outcome = Outcome()
+        if left or not trials:
+            outcome = run_trials(options, axes, left, base, parent.id, shared)
+        for run_id, text in outcome.unsent.items():
+            outage.keep(run_id, text)
+        if outcome.away:  # the trials have waited
+            parent.patience = 0.0
         outcome.finished += done.finished
         compared = space.distinct([trial["setting"] for trial, _ in outcome.finished])
         if len(options.metrics) == 1:
@@ -130,7 +151,13 @@ def run_sweep(
         else:
             rows = pareto.summarize(outcome.finished, compared, options.metrics)
         if rows:
+            print(f"\n{_table(rows, options.metrics)}\n")
+        # Only what the store has taken can be reported there: else `--resume` does it.
+        outage.insist(uri, parent.patience, lambda: tracking.end_children(uri, base["experiment"], parent.id))
+        if rows:
             _report(parent, rows, outcome, options.metrics, time.perf_counter() - begin)
+        if outcome.away:
+            raise outage.Away(f"{len(outcome.failures)} trials are missing")
         if outcome.interrupted:  # Ray takes Ctrl-C as the wish to stop early
             if options.time_budget and time.perf_counter() - begin >= options.time_budget:
                 print(f"the time budget of {options.time_budget:.0f} s is used up", flush=True)
@@ -143,16 +170,29 @@ def run_sweep(
         return rows
     except KeyboardInterrupt:
         status = "KILLED"
-        others = "" if _memory(options) else f"; python -m tuning.sweep --resume {parent.id} does the others"
+        others = "" if _memory(options) else f"; {again} does the others"
         raise RecipeError(
             f"stopped: run {parent.id} is marked KILLED and keeps the trials that finished{others}"
         ) from None
+    except outage.Away:
+        then = "the next run here sends it" if _memory(options) else f"{again} sends it and does the others"
+        error = (
+            f"the tracking server {uri} did not answer for {options.patience:g} s: what it did not take is "
+            f"kept in {outage.UNSENT}, and when it is back, {then}"
+        )
+        raise RecipeError(error) from None
     except Exception as failure:
         error = str(failure)
         raise
     finally:
-        tracking.end_children(uri, base["experiment"], parent.id)
-        parent.end(status, error)
+        parent.patience = 0.0  # who stops does not want to wait, and the others have waited
+        with contextlib.suppress(outage.Away):  # `--resume` ends them
+            tracking.end_children(uri, base["experiment"], parent.id)
+        try:
+            parent.end(status, error)
+        except outage.Away:
+            if status == "FINISHED":  # else there is an error that says more
+                raise
 
 
 def _trials(
@@ -248,10 +288,28 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     parser.add_argument(
         "--gpus-per-trial", type=float, default=0.0, help="GPUs of a trial, or the share of one"
     )
-    parser.add_argument("--resume", metavar="RUN", help="go on with a sweep that was killed; no other flags")
     parser.add_argument(
-        "--address", default="local", help="Ray cluster: an address, or auto; default: this machine"
+        "--resume",
+        metavar="RUN",
+        help="go on with a sweep that was killed; no other flags but --tracking-uri",
     )
+    parser.add_argument(
+        "--address",
+        default="local",
+        metavar="auto|HOST:PORT|ray://HOST:PORT",
+        help="Ray cluster, see tuning/cluster; default: a Ray of its own on this machine",
+    )
+    parser.add_argument(
+        "--storage", metavar="FOLDER|URI", help="Ray Tune's own records; default: mlruns/ray of the driver"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long trials wait for a tracking server that went away; default: 600",
+    )
+    parser.add_argument("--study", default="", metavar="NAME", help="tag the runs as parts of a study")
     parser.add_argument("--cpus-per-trial", type=int, default=1, help="cores, and threads, of a trial")
     parser.add_argument(
         "--max-concurrent", type=int, default=None, help="trials at a time; default: what fits"
@@ -264,7 +322,7 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     )
     options, rest = parser.parse_known_args(words)
     if options.resume:
-        return _parsed_again(options.resume, rest)
+        return _parsed_again(words)
     if options.recipe is None:
         raise usage_error("which recipe? `python -m recipes` lists them")
     options.words = words
@@ -284,6 +342,10 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         raise usage_error("--scheduler compares trials by one metric: leave it or the other metrics away")
     if options.scheduler != "none" and not options.metric.startswith("val/"):
         raise usage_error(f"--scheduler compares what every epoch measures: val/..., not {options.metric}")
+    if options.storage and "://" not in options.storage:
+        options.storage = str(Path(options.storage).absolute())
+    if options.patience < 0:
+        raise usage_error("--patience must not be negative")
     if options.scheduler != "none" and options.search == "optuna" and options.seeds > 1:
         raise usage_error("--scheduler compares runs, not means over seeds: leave --seeds or --search away")
     config_class, _ = load_recipe(options.recipe)
@@ -297,10 +359,14 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     return options, config, axes
 
 
-def _parsed_again(run_id: str, rest: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
+def _parsed_again(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     """The command line of a sweep that was started before."""
-    uri = rest[rest.index("--tracking-uri") + 1] if "--tracking-uri" in rest[:-1] else None
-    client, uri = tracking.connect(uri)
+    parser = _Parser(allow_abbrev=False)
+    parser.add_argument("--resume")
+    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"))
+    again = parser.parse_args(words)
+    run_id = again.resume
+    client, uri = tracking.connect(again.tracking_uri)
     tags = tracking.find(client, uri, run_id).data.tags
     if "words" not in tags:
         raise usage_error(f"run {run_id} is no sweep; a recipe's run goes on with its own --resume")
@@ -326,12 +392,15 @@ class _Parser(argparse.ArgumentParser):
         raise usage_error(message)
 
 
+def _table(rows: list[dict], metrics: Sequence[str]) -> str:
+    return pareto.table(rows, metrics) if len(metrics) > 1 else comparison.table(rows, metrics[0])
+
+
 def _report(
     run: tracking.Run, rows: list[dict], outcome: Outcome, metrics: Sequence[str], seconds: float
 ) -> None:
     several = len(metrics) > 1
-    text = pareto.table(rows, metrics) if several else comparison.table(rows, metrics[0])
-    print(f"\n{text}\n")
+    text = _table(rows, metrics)
     notes = [f"stopped early: {name}" for name in outcome.stopped]
     notes += [f"failed: {failure}" for failure in outcome.failures]
     for note in notes:
@@ -346,10 +415,6 @@ def _report(
     best = {f"best/{name}": (min if smaller_is_better(name) else max)(means[name]) for name in metrics}
     run.metrics({**best, "failed_trials": len(outcome.failures), "duration_seconds": seconds}, step=0)
     run.tags({"best": rows[0]["label"]})
-
-
-def _command() -> str:
-    return " ".join(["python", *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

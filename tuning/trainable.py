@@ -3,6 +3,7 @@
 This module imports no framework: a worker reads it before its backend is chosen.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -13,6 +14,8 @@ from typing import Any
 from recipes.engine import backend, launch, packs, tracking
 from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError
+from recipes.engine.outage import Away
+from tuning import nodes
 from tuning.space import Space, label
 
 
@@ -42,6 +45,8 @@ def run_trial(
     base: dict[str, Any],
     recipe: str,
     parent: str,
+    tags: dict[str, str],
+    patience: float,
     axes: Space,
     seeds: list[int],
     worst: dict[str, float],
@@ -52,7 +57,8 @@ def run_trial(
     """Run a recipe with some of its fields changed, as children of an MLflow run; report to Ray Tune.
 
     A worker keeps its backend, its data and its compiled programs for the trials to come. The last report has
-    all runs under `runs`: the `setting` and `seed` of each, with its `metrics` or the `error` that ended it.
+    all runs under `runs`: the `setting` and `seed` of each, with its `metrics` or the `error` that ended it,
+    and, by its identifier, what was `unsent` if that was the tracking store's absence.
     A trial that its scheduler stops has none.
 
     Args:
@@ -60,6 +66,8 @@ def run_trial(
         base: the recipe's fields that all trials share.
         recipe: the recipe's name.
         parent: identifier of the sweep's MLflow run.
+        tags: MLflow tags of every trial's run.
+        patience: seconds to wait for a tracking store that does not answer.
         axes: what the sweep varies.
         seeds: those of every setting.
         worst: what a failed trial reports as its metric, for schedulers and searches.
@@ -69,6 +77,7 @@ def run_trial(
     """
     from ray import tune
 
+    nodes.require_store(base["tracking_uri"])
     begin = time.perf_counter()
     epoch = 0
     trial = sample["trial"]
@@ -86,7 +95,8 @@ def run_trial(
             tune.report(values)
         except SystemExit:  # how Ray stops a trial
             run.tags({"stopped": f"by the scheduler after epoch {epoch}"})
-            run.end("KILLED")
+            with contextlib.suppress(Away):
+                run.end("KILLED")
             raise
 
     def run(setting: dict[str, Any], seed: int) -> dict[str, float]:
@@ -97,9 +107,15 @@ def run_trial(
             config,
             train,
             run_name=f"{label(setting)} seed={seed}",
-            tags={"mlflow.parentRunId": parent, "setting": label(setting)},
+            tags={
+                **tags,
+                "mlflow.parentRunId": parent,
+                "setting": label(setting),
+                "node": nodes.here(),
+            },
             only_training=not full,
             watch=watch if epochwise else None,
+            patience=patience,
         )
 
     results = []
@@ -115,7 +131,7 @@ def run_trial(
         shared = set.intersection(*map(set, good))
         means = {name: sum(metrics[name] for metrics in good) / len(good) for name in shared}
     runs = [
-        {**one, "metrics": result} if isinstance(result, dict) else {**one, "error": _sentence(result)}
+        {**one, **({"metrics": result} if isinstance(result, dict) else ended_by(result))}
         for one, result in zip(trial["runs"], results, strict=True)
     ]
     tune.report({**means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})
@@ -129,6 +145,14 @@ def _together(jobs: list[Callable[[], dict[str, float]]]) -> list[dict[str, floa
         return [jobs[0]()]
     except Exception as error:
         return [error]
+
+
+def ended_by(error: Exception) -> dict[str, Any]:
+    """What is reported of a run that failed: why, and what the tracking store did not take of it."""
+    told: dict[str, Any] = {"error": _sentence(error)}
+    if isinstance(error, Away):  # the file lies in the trial's folder, perhaps on another machine
+        told["unsent"] = {error.kept.stem: error.kept.read_text()} if error.kept else {}
+    return told
 
 
 def _sentence(error: Exception) -> str:

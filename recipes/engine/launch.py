@@ -15,6 +15,7 @@ from recipes.engine import backend, checkpoints, interruption, tracking
 from recipes.engine.backend import make_deterministic, require_installed
 from recipes.engine.config import RunConfig, check_words, field_types, value_of
 from recipes.engine.errors import Finished, RecipeError, usage_error
+from recipes.engine.outage import Away
 
 VERSIONED = ("keras", "jax", "torch", "tensorflow", "numpy")
 
@@ -52,6 +53,7 @@ def run_recipe(
     tags: Mapping[str, str] | None = None,
     only_training: bool = False,
     watch: Callable[[tracking.Run, dict[str, float]], None] | None = None,
+    patience: float = 0.0,
 ) -> dict[str, float]:
     """One run of a recipe, tracked from its first to its last moment.
 
@@ -63,6 +65,7 @@ def run_recipe(
         only_training: end the run after training, with the metrics of its last epoch: no test data, no
             figures and no stored model. Recipes that do not train with `engine.progress` run to their end.
         watch: called after every epoch with the run and the epoch's metrics.
+        patience: seconds to wait for a tracking store that does not answer, at the start and at the end.
 
     Returns:
         The final metrics.
@@ -79,6 +82,7 @@ def run_recipe(
         _seed(config)
     if config.resume:
         run = tracking.resume(config.tracking_uri, config.resume)
+        run.patience = patience
     else:
         run = tracking.start(
             config.tracking_uri,
@@ -87,10 +91,12 @@ def run_recipe(
             params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
             tags={
                 **circumstances(f"recipes.{name}", config.backend, config.seed),
+                "device": device(config.backend),
                 "recipe": name,
                 **tracking.process_tags(),
                 **(tags or {}),
             },
+            patience=patience,
         )
     run.only_training, run.watch = only_training, watch
     print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
@@ -113,6 +119,8 @@ def run_recipe(
         raise RecipeError(
             f"stopped at step {run.last_step}: run {run.id} is marked KILLED and keeps what it logged{how}"
         ) from None
+    except Away:  # what the store did not take is kept, with the state
+        raise
     except RecipeError as error:
         run.end("FAILED", error=str(error))
         raise
@@ -202,7 +210,7 @@ def _command(train: Train) -> str:
 
 
 def circumstances(source: str, backend: str, seed: int) -> dict[str, str]:
-    """Tags that say where a run came from.
+    """Tags that say where a run came from; no framework is imported to know them.
 
     Args:
         source: what ran, as `recipes.cnn_cifar`.
@@ -215,7 +223,6 @@ def circumstances(source: str, backend: str, seed: int) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             tags[f"version.{package}"] = metadata.version(package)
     tags["version.python"] = ".".join(map(str, sys.version_info[:3]))
-    tags["device"] = _device(backend)
     commit = _git("rev-parse", "HEAD")
     if commit:
         tags["mlflow.source.git.commit"] = commit
@@ -228,13 +235,13 @@ def command() -> str:
     return " ".join(["python", *sys.orig_argv[1:]])
 
 
-def _device(backend: str) -> str:
-    """What the backend computes on."""
+def device(backend: str) -> str:
+    """What a backend computes on."""
     if backend == "jax":
         import jax
 
-        device = jax.devices()[0]
-        return f"{device.platform}: {device.device_kind}"
+        first = jax.devices()[0]
+        return f"{first.platform}: {first.device_kind}"
     if backend == "torch":
         import torch
 

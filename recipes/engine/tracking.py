@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.engine.errors import RecipeError, usage_error
+from recipes.engine.outage import UNSENT, Away, insist, is_away, keep, probe
 
 if TYPE_CHECKING:
     import keras
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 STORE = "sqlite:///mlruns/mlflow.db"
 ARTIFACTS = Path("mlruns/artifacts")
-UNSENT = Path("mlruns/unsent")
 METRICS_PER_CALL = 1000  # MLflow's own limit for one log_batch
 PAUSE = 9  # a call that takes t is followed by none for 9 t: steps of milliseconds are not held up by calls
 
@@ -35,10 +35,13 @@ PAUSE = 9  # a call that takes t is followed by none for 9 t: steps of milliseco
 class Run:
     """An open run: metrics, figures, files and models go in; it ends once, in a true state.
 
-    A tracking server that stops answering does not stop the run: its metrics wait, are sent again with the
-    next ones, and are written to `mlruns/unsent/RUN.json` if the server is still away at the end.
+    A tracking server that stops answering does not stop the run: its metrics and tags wait, and are sent
+    with the next ones. If the server is still away at the end, and after the run's patience, they are written
+    to `mlruns/unsent/RUN.json`, from where `deliver` sends them.
 
     Attributes:
+        patience: seconds to wait for a store that does not answer where there is no later: with artifacts,
+            and at the end.
         only_training: the run is to end after its training, without figures: it is there to be compared.
         watch: called after every epoch with the run and its metrics.
         checkpoints: folder of the run's checkpoints; None while, or where, it writes none.
@@ -52,14 +55,17 @@ class Run:
         experiment: str,
         uri: str,
         stored: Mapping[str, list[tuple[int, float]]] | None = None,
+        patience: float = 0.0,
     ) -> None:
         self._client = client
         self._unsent: list[tuple[str, float, int, int]] = []
+        self._tags: dict[str, str] = {}
         self._next_send = 0.0
         self._stored = stored or {}
         self.id = run_id
         self.experiment = experiment
         self.uri = uri
+        self.patience = patience
         self.history: dict[str, list[tuple[int, float]]] = {}
         self.last_step = 0
         self.checkpoints: Path | None = None
@@ -85,7 +91,7 @@ class Run:
     def flush(self) -> None:
         """Send what was recorded."""
         begin = time.perf_counter()
-        self._send()
+        self._attempt("metrics" if self._unsent else "tags", self._send)
         now = time.perf_counter()
         self._next_send = now + PAUSE * (now - begin)
 
@@ -97,11 +103,9 @@ class Run:
         }
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Set tags."""
-        from mlflow.entities import RunTag
-
-        with self._answering("tags"):
-            self._client.log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+        """Set tags; they are sent at once, or with the next metrics."""
+        self._tags |= {name: str(value) for name, value in values.items()}
+        self.flush()
 
     def figure(self, name: str, figure: "Figure | Callable[[], Figure]") -> None:
         """Store a matplotlib figure as `figures/NAME.png`, or what a function draws.
@@ -118,66 +122,103 @@ class Run:
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Store a file as an artifact."""
-        with self._answering(f"artifact {path.name}"):
-            self._client.log_artifact(self.id, str(path), folder)
+        self._attempt(
+            f"artifact {path.name}",
+            lambda: self._client.log_artifact(self.id, str(path), folder),
+            self.patience,
+        )
 
     def text(self, name: str, text: str) -> None:
         """Store a text as an artifact."""
-        with self._answering(f"artifact {name}"):
-            self._client.log_text(self.id, text, name)
+        self._attempt(f"artifact {name}", lambda: self._client.log_text(self.id, text, name), self.patience)
 
     def model(self, model: "keras.Model", example: "np.ndarray", name: str = "model") -> None:
         """Store a Keras model so that `models.load` and `mlflow.keras.load_model` read it on any backend."""
         from recipes.engine import models
 
-        with self._answering(f"model {name}"):
-            models.log(self._client, self.id, model, name, example, self.last_step)
+        self._attempt(
+            f"model {name}",
+            lambda: models.log(self._client, self.id, model, name, example, self.last_step),
+            self.patience,
+        )
 
     def end(self, status: str, error: str | None = None) -> None:
-        """Close the run as FINISHED, FAILED or KILLED."""
-        if error:
-            self.tags({"error": error})
-        self._send()
-        with self._answering(f"status {status}"):
-            self._client.set_terminated(self.id, status)
-        if self._unsent:
-            UNSENT.mkdir(parents=True, exist_ok=True)
-            path = UNSENT / f"{self.id}.json"
-            path.write_text(json.dumps(self._unsent))
-            raise RecipeError(
-                f"the tracking server {self.uri} stopped answering: "
-                f"{len(self._unsent)} metric values of run {self.id} are kept in {path}"
-            )
+        """Close the run as FINISHED, FAILED or KILLED.
 
-    def _send(self) -> None:
-        from mlflow.entities import Metric
-
-        while self._unsent:
-            batch = self._unsent[:METRICS_PER_CALL]
-            with self._answering("metrics") as answered:
-                self._client.log_batch(self.id, [Metric(*values) for values in batch])
-            if not answered:
-                return
-            del self._unsent[: len(batch)]
-
-    @contextlib.contextmanager
-    def _answering(self, what: str):  # noqa: ANN202 - a generator behind contextmanager
-        """Let the run go on when the server does not take something; yields a list, empty on failure."""
+        Raises:
+            Away: the store did not answer; what it did not take is kept in a file.
+        """
         from mlflow.exceptions import MlflowException
 
-        answered = [True]
+        if error:
+            self._tags["error"] = error
+
+        def close() -> None:
+            self._send()
+            self._client.set_terminated(self.id, status)
+
         try:
-            yield answered
-        except (MlflowException, OSError) as error:
-            answered.clear()
+            insist(self.uri, self.patience, close)
+        except (MlflowException, OSError, Away) as reason:
+            left = {"status": status, "tags": self._tags, "metrics": self._unsent}
+            path = keep(self.id, json.dumps(left))
+            raise Away(
+                f"the tracking server {self.uri} did not take the end of run {self.id} "
+                f"({_first_line(reason)}): {len(self._unsent)} metric values and the state {status} are kept "
+                f"in {path}, and the next run that starts here sends them",
+                path,
+            ) from reason
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        if self._tags:
+            self._client.log_batch(self.id, tags=[RunTag(*tag) for tag in self._tags.items()])
+            self._tags = {}
+        while self._unsent:
+            batch = self._unsent[:METRICS_PER_CALL]
+            self._client.log_batch(self.id, [Metric(*values) for values in batch])
+            del self._unsent[: len(batch)]
+
+    def _attempt(self, what: str, call: Callable[[], object], patience: float = 0.0) -> None:
+        """Let the run go on when the store does not take something."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            insist(self.uri, patience, call)
+        except (MlflowException, OSError, Away) as error:
             print(
                 f"warning: tracking server {self.uri}: {what} not stored ({_first_line(error)})",
                 file=sys.stderr,
             )
 
 
+def deliver(client: "MlflowClient", uri: str) -> None:
+    """Send what is kept of runs of this store: their last metrics and tags, and how they ended."""
+    from mlflow.exceptions import MlflowException
+
+    for path in sorted(UNSENT.glob("*.json")):
+        run = Run(client, path.stem, "", uri)
+        try:
+            client.get_run(run.id)
+            kept = json.loads(path.read_text())
+            run._tags, run._unsent = kept["tags"], [tuple(values) for values in kept["metrics"]]
+            count = len(run._unsent)
+            run._send()
+            client.set_terminated(run.id, kept["status"])
+        except (MlflowException, OSError):  # another store's run, a deleted one, or somebody was faster
+            continue
+        path.unlink(missing_ok=True)
+        print(f"run {run.id}: {count} metric values and its end, {kept['status']}, are delivered", flush=True)
+
+
 def start(
-    uri: str | None, experiment: str, run_name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    uri: str | None,
+    experiment: str,
+    run_name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    patience: float = 0.0,
 ) -> Run:
     """Open a run.
 
@@ -187,6 +228,7 @@ def start(
         run_name: what the UI calls the run.
         params: recorded as parameters.
         tags: recorded as tags.
+        patience: seconds to wait for a store that does not answer, now and at the run's end.
 
     Returns:
         The run, in state RUNNING.
@@ -196,13 +238,19 @@ def start(
     """
     from mlflow.entities import Param
 
-    client, uri = connect(uri)
-    with _store_errors(uri):
-        experiment_id = experiment_of(client, uri, experiment)
-        tags = {**tags, "mlflow.note.content": run_name}
-        run_id = client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
-        client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
-    return Run(client, run_id, experiment, uri)
+    uri = absolute(uri)
+
+    def begin() -> Run:
+        client, _ = connect(uri)
+        with _store_errors(uri):
+            deliver(client, uri)
+            experiment_id = experiment_of(client, uri, experiment)
+            noted = {**tags, "mlflow.note.content": run_name}
+            run_id = client.create_run(experiment_id, run_name=run_name, tags=noted).info.run_id
+            client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+        return Run(client, run_id, experiment, uri, patience=patience)
+
+    return insist(uri, patience, begin)
 
 
 def resume(uri: str | None, run_id: str) -> Run:
@@ -219,6 +267,7 @@ def resume(uri: str | None, run_id: str) -> Run:
         RecipeError: there is no such run, it is finished, or a process still works on it.
     """
     client, uri = connect(uri)
+    deliver(client, uri)
     found = find(client, uri, run_id)
     tags = found.data.tags
     if found.info.status == "FINISHED":
@@ -303,10 +352,12 @@ def _alive(host: str | None, process: str | None) -> bool:
 def connect(uri: str | None) -> tuple["MlflowClient", str]:
     """A client for a tracking URI, and the URI in full; a dead server is found out within seconds."""
     uri = absolute(uri)
-    _probe(uri)
+    probe(uri)
     # A server that goes away later is met by Run's own patience, not by minutes of silent retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # A server's client prints two lines with addresses for every run that ends.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # A run reports to its store and to nobody else; MLflow reads this when it is imported.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with _store_errors(uri):
@@ -360,29 +411,6 @@ def experiment_of(client: "MlflowClient", uri: str, name: str) -> str:
         return found.experiment_id
 
 
-def _probe(uri: str) -> None:
-    parts = urllib.parse.urlparse(uri)
-    if parts.scheme in ("http", "https"):
-        address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
-        try:
-            socket.create_connection(address, timeout=5).close()
-        except OSError as error:
-            raise RecipeError(
-                f"no tracking server answers at {uri} ({error}): start it with 'mlflow server', "
-                "or leave --tracking-uri and MLFLOW_TRACKING_URI away to write to mlruns/"
-            ) from None
-    elif parts.scheme.startswith("sqlite"):
-        folder = Path(parts.path[1:]).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RecipeError(f"cannot make the tracking store's folder {folder}: {error.strerror}") from None
-        if not os.access(folder, os.W_OK):
-            raise RecipeError(
-                f"cannot write to the tracking store's folder {folder}: choose another --tracking-uri"
-            )
-
-
 @contextlib.contextmanager
 def _store_errors(uri: str):  # noqa: ANN202 - a generator behind contextmanager
     try:
@@ -390,7 +418,8 @@ def _store_errors(uri: str):  # noqa: ANN202 - a generator behind contextmanager
     except RecipeError:
         raise
     except Exception as error:
-        raise RecipeError(f"the tracking store {uri} cannot be used: {_first_line(error)}") from error
+        kind = Away if is_away(error) else RecipeError
+        raise kind(f"the tracking store {uri} cannot be used: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ import time
 import mlflow
 import pytest
 
-from recipes.engine import interruption, tracking
+from recipes.engine import interruption, outage, tracking
 from recipes.engine.errors import RecipeError
 
 pytestmark = pytest.mark.once
@@ -119,10 +119,97 @@ def test_metrics_of_a_store_that_stays_away_are_kept_in_a_file(store, monkeypatc
 
     monkeypatch.setattr(run._client, "log_batch", away)
     run.metrics({"loss": 1.0}, step=1)
-    with pytest.raises(RecipeError, match="1 metric values of run"):
+    with pytest.raises(outage.Away, match="1 metric values and the state FINISHED are kept") as lost:
         run.end("FINISHED")
-    kept = json.loads((tracking.UNSENT / f"{run.id}.json").read_text())
-    assert kept[0][0] == "loss" and kept[0][1] == 1.0 and kept[0][3] == 1
+    assert lost.value.kept == outage.UNSENT / f"{run.id}.json"
+    kept = json.loads(lost.value.kept.read_text())
+    assert kept["metrics"][0][:2] == ["loss", 1.0] and kept["metrics"][0][3] == 1
+    assert kept["status"] == "FINISHED"
+
+
+def test_what_is_kept_of_a_run_is_sent_by_the_next_one(store, tmp_path, monkeypatch, capsys):
+    run = begin(store)
+
+    def away(*args, **kwargs):
+        raise mlflow.exceptions.MlflowException("away")
+
+    for call in ("log_batch", "set_tag", "set_terminated"):
+        monkeypatch.setattr(run._client, call, away)
+    run.tags({"colour": "blue"})
+    run.metrics({"loss": 1.0}, step=1)
+    with pytest.raises(outage.Away):
+        run.end("FAILED", "it broke")
+    theirs = outage.keep("0" * 32, json.dumps({"status": "FINISHED", "tags": {}, "metrics": []}))
+    begin(f"sqlite:///{tmp_path}/other.db").end("FINISHED")  # it knows neither of them
+    assert len([*outage.UNSENT.iterdir()]) == 2
+    begin(store).end("FINISHED")
+    assert f"run {run.id}: 1 metric values and its end, FAILED, are delivered" in capsys.readouterr().out
+    stored = mlflow.MlflowClient(store).get_run(run.id)
+    assert stored.info.status == "FAILED" and stored.data.metrics == {"loss": 1.0}
+    assert stored.data.tags["colour"] == "blue" and stored.data.tags["error"] == "it broke"
+    assert [*outage.UNSENT.iterdir()] == [theirs]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outage, "_given_up", set())
+
+
+def failing(times, error):
+    """A call that fails some times, then answers how often it was called."""
+    calls = []
+
+    def call():
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return len(calls)
+
+    return call
+
+
+def test_a_run_begins_and_ends_when_the_store_is_back(store, monkeypatch, impatient):
+    fail = failing(2, outage.Away("away"))
+    monkeypatch.setattr(tracking, "probe", lambda uri: fail())
+    run = begin(store, patience=30)
+    for call in ("log_batch", "set_terminated", "log_artifact"):
+        original, fail = getattr(run._client, call), failing(2, mlflow.exceptions.MlflowException("away"))
+        monkeypatch.setattr(
+            run._client,
+            call,
+            lambda *words, fail=fail, original=original, **named: (fail(), original(*words)),
+        )
+    run.metrics({"loss": 1.0}, step=1)
+    (outage.UNSENT.parent).mkdir()
+    note = outage.UNSENT.parent / "note.txt"
+    note.write_text("hello")
+    run.file(note)
+    run.end("FINISHED")
+    client = mlflow.MlflowClient(store)
+    assert client.get_run(run.id).info.status == "FINISHED"
+    assert len(client.get_metric_history(run.id, "loss")) == 1
+    assert [f.path for f in client.list_artifacts(run.id)] == ["note.txt"]
+
+
+def test_who_waited_in_vain_does_not_wait_again(store, impatient):
+    away = outage.Away("away")
+    begin = time.perf_counter()
+    with pytest.raises(outage.Away):
+        outage.insist(store, 0.3, failing(10**6, away))
+    assert 0.1 < time.perf_counter() - begin < 5  # asked again in between
+    call = failing(1, away)
+    with pytest.raises(outage.Away):
+        outage.insist(store, 30, call)
+    assert outage.insist(store, 0, call) == 2  # it answers: from now on, it is waited for
+    assert outage.insist(store, 30, failing(3, away)) == 4
+
+
+def test_an_error_of_the_caller_is_not_waited_for(impatient):
+    call = failing(1, mlflow.exceptions.MlflowException.invalid_parameter_value("no"))
+    with pytest.raises(mlflow.exceptions.MlflowException):
+        outage.insist("file:x", 30, call)
+    assert call() == 2
 
 
 def test_children_that_nobody_runs_are_ended(store):

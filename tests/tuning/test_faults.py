@@ -4,54 +4,13 @@ import collections
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import mlflow
 import pytest
 
+from tests.tuning.sweeping import DIGITS, finished, output_of, records, started, until
+
 pytestmark = pytest.mark.once
-
-DIGITS = ["--backend", "torch", "--dataset", "digits", "--units", "16", "--projected", "0"]
-
-
-def started(cwd, *words):
-    """A sweep in a process group of its own, its output in a file."""
-    with open(cwd / "out.txt", "ab") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tuning.sweep", *words], stdout=out, stderr=subprocess.STDOUT, cwd=cwd,
-            env={**os.environ, "PYTHONPATH": os.getcwd()}, start_new_session=True,
-        )  # fmt: skip
-
-
-def output_of(cwd, *words):
-    process = started(cwd, *words)
-    assert process.wait(400) == 0, (cwd / "out.txt").read_text()
-    return (cwd / "out.txt").read_text()
-
-
-def records(cwd, kind="children"):
-    """MLflow's records of the trials, or of the sweep."""
-    client = mlflow.MlflowClient(f"sqlite:///{cwd}/mlruns/mlflow.db")
-    found = client.get_experiment_by_name("mlp_fashion")
-    runs = client.search_runs([found.experiment_id]) if found else []
-    return [run for run in runs if ("mlflow.parentRunId" in run.data.tags) == (kind == "children")]
-
-
-def until(ready, seconds=200):
-    end = time.time() + seconds
-    while not ready():
-        assert time.time() < end, "it did not happen"
-        time.sleep(0.2)
-
-
-def finished(cwd):
-    counts = collections.Counter()
-    for run in records(cwd):
-        if run.info.status == "FINISHED":
-            counts[run.data.tags["setting"], run.data.params["seed"]] += 1
-    return counts
 
 
 def test_a_killed_worker_and_a_killed_driver_cost_no_trial(folder_with_store):

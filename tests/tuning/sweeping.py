@@ -1,0 +1,52 @@
+"""Sweeps as commands, and what they leave in MLflow."""
+
+import collections
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+
+DIGITS = ["--backend", "torch", "--dataset", "digits", "--units", "16", "--projected", "0"]
+
+
+def started(cwd, *words):
+    """A sweep in a process group of its own, its output in a file."""
+    with open(cwd / "out.txt", "ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tuning.sweep", *words], stdout=out, stderr=subprocess.STDOUT, cwd=cwd,
+            env={**os.environ, "PYTHONPATH": os.getcwd()}, start_new_session=True,
+        )  # fmt: skip
+
+
+def output_of(cwd, *words):
+    process = started(cwd, *words)
+    assert process.wait(400) == 0, (cwd / "out.txt").read_text()
+    return (cwd / "out.txt").read_text()
+
+
+def records(store, kind="children", experiment="mlp_fashion"):
+    """MLflow's records of the trials, or of the sweep, in a store or in that of a folder."""
+    uri = f"sqlite:///{store}/mlruns/mlflow.db" if isinstance(store, Path) else store
+    client = mlflow.MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    runs = client.search_runs([found.experiment_id]) if found else []
+    return [run for run in runs if ("mlflow.parentRunId" in run.data.tags) == (kind == "children")]
+
+
+def until(ready, seconds=200):
+    end = time.time() + seconds
+    while not ready():
+        assert time.time() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+def finished(store, experiment="mlp_fashion"):
+    """How often each setting and seed is finished."""
+    counts = collections.Counter()
+    for run in records(store, experiment=experiment):
+        if run.info.status == "FINISHED":
+            counts[run.data.tags["setting"], run.data.params["seed"]] += 1
+    return counts
