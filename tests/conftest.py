@@ -39,7 +39,7 @@ if BACKEND == "jax":
 
 if BACKEND != "jax" and "PYTEST_XDIST_WORKER" in os.environ:
     # JAX has the most to do: beside it the others step back.
-    os.nice(5)
+    os.nice(15)
 
 if BACKEND == "torch":
     # One thread a process: the backends' processes run side by side, and reductions keep one order.

@@ -1,6 +1,10 @@
-"""Sweeps as commands, and what they leave in MLflow."""
+"""Sweeps, as commands or in this process, and what they leave in MLflow."""
 
+import atexit
 import collections
+import contextlib
+import functools
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +12,8 @@ import time
 from pathlib import Path
 
 import mlflow
+
+from tuning import sweep
 
 DIGITS = ["--backend", "torch", "--dataset", "digits", "--units", "16", "--projected", "0"]
 
@@ -21,10 +27,25 @@ def started(cwd, *words):
         )  # fmt: skip
 
 
+@functools.cache
+def shared_ray():
+    """The address of a Ray for all sweeps of this process: to start one takes longer than a small sweep."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    atexit.register(cluster.shutdown)
+    return cluster.address
+
+
 def output_of(cwd, *words):
-    process = started(cwd, *words)
-    assert process.wait(400) == 0, (cwd / "out.txt").read_text()
-    return (cwd / "out.txt").read_text()
+    """What a sweep prints that is run in this process and a folder."""
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(out),
+    ):
+        sweep.main([*words, "--address", shared_ray()])
+    return out.getvalue()
 
 
 def records(store, kind="children", experiment="mlp_fashion"):

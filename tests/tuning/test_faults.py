@@ -26,7 +26,8 @@ def test_a_killed_worker_and_a_killed_driver_cost_no_trial(folder_with_store):
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     (sweep,) = records(folder_with_store, "sweep")
-    text = output_of(folder_with_store, "--resume", sweep.info.run_id)
+    again = started(folder_with_store, "--resume", sweep.info.run_id)
+    text = (folder_with_store / "out.txt").read_text() if again.wait(400) == 0 else pytest.fail("not resumed")
     assert re.search(rf"sweep {sweep.info.run_id} goes on: [2-4] of 4 trials are finished", text)
     assert sorted(finished(folder_with_store).values()) == [1] * 4
     assert {run.info.status for run in records(folder_with_store)} == {"FINISHED", "KILLED"}

@@ -4,11 +4,8 @@ import csv
 import itertools
 import json
 import math
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -17,28 +14,23 @@ import pytest
 
 from recipes.engine import checkpoints, programs, tracking
 from recipes.engine.progress import Progress
+from tests.tuning.sweeping import DIGITS, output_of
 from tuning import pareto, population, space, sweep
 from tuning.comparison import smaller_is_better
 
 pytestmark = pytest.mark.once
 
-DIGITS = ["--backend", "torch", "--dataset", "digits", "--units", "16", "--projected", "0"]
-
 
 def swept(cwd, *words):
     """What a sweep prints; the records of its own run and of its trials, in the order they were begun."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tuning.sweep", "mlp_fashion", *DIGITS, *words],
-        capture_output=True, text=True, cwd=cwd, timeout=400, env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    text = output_of(cwd, "mlp_fashion", *DIGITS, *words)
     client = mlflow.MlflowClient(f"sqlite:///{cwd}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("mlp_fashion").experiment_id
     runs = client.search_runs([experiment], order_by=["attributes.start_time ASC"])
     trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     (parent,) = [run for run in runs if run not in trials]
     assert {run.info.status for run in runs} == {"FINISHED"}
-    return done.stdout, client, parent, trials
+    return text, client, parent, trials
 
 
 def curve(client, run, name):
@@ -115,8 +107,8 @@ def call(member, setting, interval=2, **fields):
     }  # fmt: skip
     axes = space.Space({}, {}, {"dropout": (0.0, 0.5)}, {"learning_rate": (1e-7, 1e-1)})
     population.run_member(
-        {"trial": {"member": member, "setting": setting, "seed": 0}}, base, "mlp_fashion", "parent", axes,
-        interval, {"val/accuracy": -math.inf}, False,
+        {"trial": {"member": member, "setting": setting, "seed": 0}}, base, "mlp_fashion", "parent", {}, 0.0,
+        axes, interval, {"val/accuracy": -math.inf}, False,
     )  # fmt: skip
 
 
