@@ -36,6 +36,12 @@ if BACKEND == "jax":
     COMPILED = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    # JAX makes a new compiler context for every program, for a third of the time that a small one takes.
+    import functools
+
+    from jax._src.interpreters import mlir
+
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 if BACKEND != "jax" and "PYTEST_XDIST_WORKER" in os.environ:
     # JAX has the most to do: beside it the others step back.
