@@ -8,21 +8,20 @@ import signal
 import mlflow
 import pytest
 
-from tests.tuning.sweeping import DIGITS, finished, output_of, records, started, until
+from tests.tuning.sweeping import DIGITS, finished, output_of, records, shared_ray, started, until
 
 pytestmark = pytest.mark.once
 
 
 def test_a_killed_worker_and_a_killed_driver_cost_no_trial(folder_with_store):
     words = ["mlp_fashion", *DIGITS, "--epochs", "40", "--grid", "learning_rate=0.01,0.001", "--seeds", "2",
-             "--max-concurrent", "1"]  # fmt: skip
+             "--max-concurrent", "1", "--address", shared_ray()]  # fmt: skip
     driver = started(folder_with_store, *words)
     until(lambda: [run for run in records(folder_with_store) if run.data.metrics])
     (running,) = [run for run in records(folder_with_store) if run.info.status == "RUNNING"]
     os.kill(int(running.data.tags["process"]), signal.SIGKILL)
-    until(
-        lambda: len(finished(folder_with_store)) == 2
-    )  # the killed trial was begun anew, another one is done
+    # The killed trial was begun anew, and another one is done.
+    until(lambda: len(finished(folder_with_store)) == 2)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     (sweep,) = records(folder_with_store, "sweep")
@@ -69,7 +68,7 @@ def test_optuna_searches_where_it_was_good(folder_with_store):
     for run in runs:
         assert 1e-5 <= float(run.data.params["learning_rate"]) <= 0.1
         assert ("dropout=" in run.data.tags["setting"]) == (run.data.params["optimizer"] == "adamw")
-    assert "[  6/6]" in text
+    assert "[ 12/12]" in text
 
 
 def test_a_sweep_without_memory_or_that_is_none_is_not_resumed(tmp_path, monkeypatch, capsys):
