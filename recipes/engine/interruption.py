@@ -1,14 +1,17 @@
 """Ctrl-C and SIGTERM end a run; neither is lost.
 
 Python raises KeyboardInterrupt wherever it happens to be. In a finalizer of some library that exception is
-printed and dropped, and the run would go on: so the wish is remembered, and asked for after every step.
+dropped, and the run would go on: so the wish is remembered, and asked for after every step. Nor is it printed
+there, as Python would, with a traceback that nobody can do anything about.
 """
 
 import signal
+import sys
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _wished = False
+_dropped_before = sys.unraisablehook
 
 
 def listen() -> dict[int, Any]:
@@ -16,12 +19,15 @@ def listen() -> dict[int, Any]:
 
     Outside the main thread it is not possible, nor needed: there somebody else listens.
     """
-    global _wished
+    global _wished, _dropped_before
     _wished = False
     try:
-        return {number: signal.signal(number, _hear) for number in SIGNALS}
+        handlers = {number: signal.signal(number, _hear) for number in SIGNALS}
     except ValueError:
         return {}
+    if sys.unraisablehook is not _dropped:
+        _dropped_before, sys.unraisablehook = sys.unraisablehook, _dropped
+    return handlers
 
 
 def restore(handlers: dict[int, Any]) -> None:
@@ -30,12 +36,19 @@ def restore(handlers: dict[int, Any]) -> None:
     _wished = False
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    if sys.unraisablehook is _dropped:
+        sys.unraisablehook = _dropped_before
 
 
 def check() -> None:
     """Raise KeyboardInterrupt if a signal came."""
     if _wished:
         raise KeyboardInterrupt
+
+
+def _dropped(told: Any) -> None:
+    if not issubclass(told.exc_type, KeyboardInterrupt):
+        _dropped_before(told)
 
 
 def _hear(number: int, frame: Any) -> None:
