@@ -44,8 +44,8 @@ if BACKEND == "jax":
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 if BACKEND != "jax" and "PYTEST_XDIST_WORKER" in os.environ:
-    # JAX has the most to do: beside it the others step back.
-    os.nice(15)
+    # JAX has the most to do: beside it the others step back, so that all end together.
+    os.nice(5)
 
 if BACKEND == "torch":
     # One thread a process: the backends' processes run side by side, and reductions keep one order.
