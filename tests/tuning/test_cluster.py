@@ -103,6 +103,7 @@ def test_what_a_node_lacks_is_told_before_trials_start(
     dataset, served, sentence, cluster, server, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)  # a node's own default is its home
     uri = server.uri if served else f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     with pytest.raises(SystemExit) as stop:
         sweep.main(
