@@ -100,7 +100,7 @@ def test_a_recipe_is_tuned_with_one_seed_and_compared_with_others(made_up, monke
     made_up.TUNED = {"learning_rate": [0.1, 0.01]}
     calls = []
 
-    def run_trials(options, axes, trials, base, parent):
+    def run_trials(options, axes, trials, base, parent, tags):
         """A tanh that wants the small rate and a relu that wants the large one."""
         calls.append(([trial["setting"] for trial in trials], base["seed"], options.seeds, base["epochs"]))
         finished = []
@@ -132,7 +132,7 @@ def test_a_studys_sweep_that_is_killed_goes_on_with_the_settings_it_had(made_up,
     made_up.TUNED = {"learning_rate": [0.1, 1e-05]}
     calls = []
 
-    def run_trials(options, axes, trials, base, parent):
+    def run_trials(options, axes, trials, base, parent, tags):
         calls.append(trials)
         if len(calls) == 2:
             raise KeyboardInterrupt
