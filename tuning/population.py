@@ -149,15 +149,8 @@ def run_member(
 
     Args:
         sample: under `trial`, the number of the `member`, its `setting` now and its `seed`.
-        base: the recipe's fields that all members share.
-        recipe: the recipe's name.
-        parent: identifier of the sweep's MLflow run.
-        tags: MLflow tags of every trial's run.
-        patience: seconds to wait for a tracking store that does not answer.
-        axes: what the sweep varies.
         interval: epochs between exploitations.
-        worst: what a failed member reports as its metric.
-        full: whether it goes on after its training: test data, figures, the stored model.
+        base, recipe, parent, tags, patience, axes, worst, full: as for `trainable.run_trial`.
     """
     from ray import tune
 
