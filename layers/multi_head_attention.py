@@ -467,9 +467,10 @@ class HeadedAttention(keras.layers.Layer):
 
     def _kernel_is_faster(self, query: Any) -> bool:
         """Whether the backend's attention kernel is asked for, or beats the matrix products."""
-        half = keras.backend.standardize_dtype(query.dtype) in ("float16", "bfloat16")
+        dtype = keras.backend.standardize_dtype(query.dtype)
         backend = keras.backend.backend()
-        return bool(self._flash_attention) or backend == "torch" or (backend == "jax" and half)
+        # Within a compiled function JAX's kernel refuses float16 on CPUs.
+        return bool(self._flash_attention) or backend == "torch" or (backend, dtype) == ("jax", "bfloat16")
 
     def _lengths(self, x: Any) -> tuple:
         """The sizes of the attended axes."""

@@ -29,6 +29,7 @@ Differences from Xiao et al.:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -78,6 +79,8 @@ class Config(TrainingConfig):
     """Number of hidden layers."""
     activation: Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     """Activation of the hidden layers."""
+    normalization: Literal["none", "batch", "layer", "group", "rms"] = "none"
+    """Normalization before the activation; group: of eight groups of units."""
     optimizer: Literal[
         "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion"
     ] = "adamw"
@@ -116,13 +119,17 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
     initializer = {"selu": layers.initializers.LecunNormal, "tanh": layers.initializers.GlorotNormal}.get(
         config.activation, layers.initializers.HeNormal
     )
+    normalizations = {
+        "none": lambda: keras.layers.Identity(),
+        "batch": lambda: layers.BatchNormalization(momentum=0.9),
+        "layer": lambda: layers.LayerNormalization(),
+        "group": lambda: layers.GroupNormalization(math.gcd(8, config.units)),
+        "rms": lambda: layers.RMSNormalization(),
+    }
     for number in range(1, config.depth + 1):
-        x = layers.Dense(
-            config.units,
-            activation=layers.activations.get(config.activation),
-            kernel_initializer=initializer(),
-            name=f"hidden{number}",
-        )(x)
+        x = layers.Dense(config.units, kernel_initializer=initializer(), name=f"weights{number}")(x)
+        x = normalizations[config.normalization]()(x)
+        x = keras.layers.Activation(layers.activations.get(config.activation), name=f"hidden{number}")(x)
         x = layers.Dropout(config.dropout)(x)
     return keras.Model(inputs, layers.Dense(len(data.labels), dtype="float32", name="logits")(x), name="mlp")
 
@@ -252,7 +259,7 @@ def draw(
 
 def first_kernel(model: keras.Model) -> np.ndarray:
     """A copy of the first hidden layer's weights, (pixels, units)."""
-    return np.array(keras.ops.convert_to_numpy(model.get_layer("hidden1").kernel))
+    return np.array(keras.ops.convert_to_numpy(model.get_layer("weights1").kernel))
 
 
 def learned_features(change: np.ndarray, shape: tuple[int, ...], most: int = 48) -> np.ndarray:

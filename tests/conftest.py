@@ -43,8 +43,9 @@ if BACKEND == "jax":
 
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
-if BACKEND != "jax" and "PYTEST_XDIST_WORKER" in os.environ:
-    # JAX has the most to do: beside it the others step back, so that all end together.
+if BACKEND != "jax" and MARKED_ONCE != "only" and "PYTEST_XDIST_WORKER" in os.environ:
+    # JAX has the most to do, and tests marked `once` wait for processes one after another: beside these the
+    # others step back, so that all end together.
     os.nice(5)
 
 if BACKEND == "torch":

@@ -182,6 +182,7 @@ def run_member(
         told = tune.Checkpoint.from_directory(run.checkpoints)
         told.set_metadata({"run": run.id, "epoch": epoch, "seconds": seconds()})
         run.tags({"process": ""})  # whoever goes on with it may be another process
+        run.flush()
         tune.report(values, checkpoint=told)
         run.tags(tracking.process_tags())
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 STORE = "sqlite:///mlruns/mlflow.db"
 ARTIFACTS = Path("mlruns/artifacts")
-METRICS_PER_CALL = 1000  # MLflow's own limit for one log_batch
+METRICS_PER_CALL = 900  # MLflow's own limit for one log_batch is 1,000 entities, 100 of them tags
 PAUSE = 9  # a call that takes t is followed by none for 9 t: steps of milliseconds are not held up by calls
+AT_LEAST = 5.0  # seconds: nobody looks more often, and a run that is over before sends all at once
 
 
 class Run:
@@ -60,7 +61,7 @@ class Run:
         self._client = client
         self._unsent: list[tuple[str, float, int, int]] = []
         self._tags: dict[str, str] = {}
-        self._next_send = 0.0
+        self._next_send = time.perf_counter() + AT_LEAST
         self._stored = stored or {}
         self.id = run_id
         self.experiment = experiment
@@ -85,15 +86,18 @@ class Run:
             # A resumed run comes past points that were recorded before it was killed.
             if all(step != known for known, _ in self._stored.get(name, ())):
                 self._unsent.append((name, float(value), now, step))
-        if time.perf_counter() >= self._next_send:
-            self.flush()
+        self._flush_if_due()
 
     def flush(self) -> None:
         """Send what was recorded."""
         begin = time.perf_counter()
         self._attempt("metrics" if self._unsent else "tags", self._send)
         now = time.perf_counter()
-        self._next_send = now + PAUSE * (now - begin)
+        self._next_send = now + max(AT_LEAST, PAUSE * (now - begin))
+
+    def _flush_if_due(self) -> None:
+        if time.perf_counter() >= self._next_send:
+            self.flush()
 
     def rewind(self, step: int) -> None:
         """Begin again at an optimizer step: `history` holds what a resumed run had recorded up to there."""
@@ -105,7 +109,7 @@ class Run:
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; they are sent at once, or with the next metrics."""
         self._tags |= {name: str(value) for name, value in values.items()}
-        self.flush()
+        self._flush_if_due()
 
     def figure(self, name: str, figure: "Figure | Callable[[], Figure]") -> None:
         """Store a matplotlib figure as `figures/NAME.png`, or what a function draws.
@@ -172,12 +176,14 @@ class Run:
     def _send(self) -> None:
         from mlflow.entities import Metric, RunTag
 
-        if self._tags:
-            self._client.log_batch(self.id, tags=[RunTag(*tag) for tag in self._tags.items()])
-            self._tags = {}
-        while self._unsent:
+        while self._tags or self._unsent:
             batch = self._unsent[:METRICS_PER_CALL]
-            self._client.log_batch(self.id, [Metric(*values) for values in batch])
+            self._client.log_batch(
+                self.id,
+                metrics=[Metric(*values) for values in batch],
+                tags=[RunTag(*tag) for tag in self._tags.items()],
+            )
+            self._tags = {}
             del self._unsent[: len(batch)]
 
     def _attempt(self, what: str, call: Callable[[], object], patience: float = 0.0) -> None:

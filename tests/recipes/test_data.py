@@ -23,7 +23,10 @@ def test_shapes_are_ten_even_classes_and_always_the_same(shapes):
     assert shapes.train.x.shape == (12_000, 32, 32, 3) and shapes.train.x.dtype == np.uint8
     assert set(np.bincount(shapes.train.y)) == {1200}
     assert len(shapes.labels) == 10
-    assert data.load("shapes").fingerprint == shapes.fingerprint
+    assert data.load("shapes") is shapes
+    data.load.cache_clear()
+    again = data.load("shapes")
+    assert again is not shapes and again.fingerprint == shapes.fingerprint
     changed = data.Dataset(
         "x", Split(shapes.train.x, shapes.train.y[::-1]), shapes.validation, shapes.test, ()
     )
@@ -56,6 +59,7 @@ def test_validation_is_apart_from_training_and_fixed():
     digits = data.load("digits")
     train = {image.tobytes() for image in digits.train.x}
     assert not train & {image.tobytes() for image in digits.validation.x}
+    data.load.cache_clear()
     assert data.load("digits").fingerprint == digits.fingerprint
 
 
@@ -72,6 +76,7 @@ def test_cifar10_is_read_without_tensorflow_and_cached(tmp_path, monkeypatch):
     assert first.labels[3] == "cat"
     # The first test image of the Python release is a cat; its first pixel is known.
     assert first.labels[first.test.y[0]] in first.labels
+    data.load.cache_clear()
     start = time.perf_counter()
     with monkeypatch.context() as patch:
         patch.setattr(tfds, "prepared", None)  # TFDS is not asked again

@@ -112,14 +112,28 @@ def test_the_network_is_its_formula(images):
     np.testing.assert_allclose(model.predict(images.train.x, verbose=0), expected, atol=1e-4)
 
 
-def test_backends_agree(images, meeting_place):
-    config = recipe.Config(units=5, depth=2, activation="gelu", dropout=0.0)
+@pytest.mark.parametrize("normalization", ["none", "batch", "layer", "group", "rms"])
+def test_backends_agree(images, meeting_place, normalization):
+    config = recipe.Config(units=6, depth=2, activation="gelu", dropout=0.0, normalization=normalization)
     model = set_weights_from_numpy(recipe.build_model(config, images), np.random.default_rng(0))
     labels = ops.convert_to_tensor(images.train.y)
     arrays = outputs_loss_and_gradient(
         model, images.train.x, lambda logits: recipe.cross_entropy(labels, logits)
     )
-    assert_backends_agree(meeting_place, "mlp_fashion", arrays)
+    assert_backends_agree(meeting_place, f"mlp_fashion_{normalization}", arrays)
+
+
+def test_normalization_comes_before_the_activation(images):
+    """With a scale of -1, relu sees -x / rms(x)."""
+    config = recipe.Config(units=6, depth=1, normalization="rms", dropout=0.0)
+    model = recipe.build_model(config, images)
+    (scale,) = (v for v in model.trainable_variables if v.name == "scale")
+    scale.assign(-np.ones(6))
+    x = images.train.x.astype("float64").reshape(20, -1)
+    x = (x - x.mean()) / x.std() @ model.get_weights()[0]
+    expected = np.maximum(-x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True)), 0)
+    hidden = keras.Model(model.input, model.get_layer("hidden1").output)
+    np.testing.assert_allclose(hidden.predict(images.train.x, verbose=0), expected, atol=1e-4)
 
 
 @pytest.mark.once

@@ -76,6 +76,7 @@ def test_an_unknown_kind_of_store():
 
 
 def test_metrics_wait_for_a_store_that_is_away(store, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "AT_LEAST", 0.0)
     run = begin(store)
     answering = run._client.log_batch
 
@@ -93,6 +94,7 @@ def test_metrics_wait_for_a_store_that_is_away(store, monkeypatch, capsys):
 
 def test_calls_to_a_slow_store_are_few(store, monkeypatch):
     """Steps that take no time share calls; none is lost, and `flush` does not wait."""
+    monkeypatch.setattr(tracking, "AT_LEAST", 0.0)
     run, calls = begin(store), []
     answering = run._client.log_batch
 
@@ -109,6 +111,21 @@ def test_calls_to_a_slow_store_are_few(store, monkeypatch):
     stored = mlflow.MlflowClient(store).get_metric_history(run.id, "loss")
     assert [(point.step, point.value) for point in stored] == run.history["loss"]
     run.end("FINISHED")
+
+
+def test_a_short_run_sends_all_at_once(store, monkeypatch):
+    run, calls = begin(store), []
+    answering = run._client.log_batch
+    monkeypatch.setattr(
+        run._client, "log_batch", lambda *args, **kwargs: (calls.append(1), answering(*args, **kwargs))
+    )
+    run.tags({"colour": "blue"})
+    for step in range(1000):  # more than MLflow takes in one call
+        run.metrics({"loss": 1 / (step + 1)}, step)
+    run.end("FINISHED")
+    stored = mlflow.MlflowClient(store)
+    assert len(calls) == 2 and len(stored.get_metric_history(run.id, "loss")) == 1000
+    assert stored.get_run(run.id).data.tags["colour"] == "blue"
 
 
 def test_metrics_of_a_store_that_stays_away_are_kept_in_a_file(store, monkeypatch):
@@ -178,7 +195,7 @@ def test_a_run_begins_and_ends_when_the_store_is_back(store, monkeypatch, impati
         monkeypatch.setattr(
             run._client,
             call,
-            lambda *words, fail=fail, original=original, **named: (fail(), original(*words)),
+            lambda *words, fail=fail, original=original, **named: (fail(), original(*words, **named)),
         )
     run.metrics({"loss": 1.0}, step=1)
     (outage.UNSENT.parent).mkdir()

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,9 @@ class Dataset:
             yield from (split.x, split.y)
 
 
+@lru_cache(maxsize=1)
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """A dataset of labelled images.
+    """A dataset of labelled images, kept for the next run of this process: nobody may change its arrays.
 
     Args:
         name: `shapes` or `digits` (built in), or an image classification set of TensorFlow Datasets
