@@ -24,7 +24,7 @@ from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError, usage_error
 from tuning import nodes
 from tuning.space import Setting, Space, label
-from tuning.trainable import ended_by, load_recipe, warm_up
+from tuning.trainable import ended_by, load_recipe, require_metrics, warm_up
 
 # Values that say how long training takes, which members cannot differ in, or that are nothing to learn from.
 NEVER = {"epochs", "steps", *TrainingConfig.VALUES} - {"learning_rate"}
@@ -173,6 +173,7 @@ def run_member(
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:
         nonlocal epoch
+        require_metrics(worst, values)
         epoch = values["epoch"]
         run.metrics({f"pbt/{name}": _number(axes, name, setting[name]) for name in setting}, run.last_step)
         if epoch % interval or epoch == config.epochs:

@@ -8,12 +8,12 @@ import dataclasses
 import functools
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from recipes.engine import backend, launch, packs, tracking
 from recipes.engine.config import RunConfig, TrainingConfig
-from recipes.engine.errors import RecipeError
+from recipes.engine.errors import RecipeError, unknown
 from recipes.engine.outage import Away
 from tuning import nodes
 from tuning.space import Space, label
@@ -88,6 +88,7 @@ def run_trial(
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:
         nonlocal epoch
+        require_metrics(worst, values)
         epoch = values["epoch"]
         if epoch == trial["runs"][0]["setting"].get("epochs", base["epochs"]):
             return  # there is nothing left to stop; the last report follows
@@ -134,7 +135,23 @@ def run_trial(
         {**one, **({"metrics": result} if isinstance(result, dict) else ended_by(result))}
         for one, result in zip(trial["runs"], results, strict=True)
     ]
-    tune.report({**means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})
+    # A search is told of every metric that it asks for; that one has no such name is said in the end.
+    tune.report({**worst, **means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})
+
+
+def require_metrics(asked: Iterable[str], measured: Iterable[str]) -> None:
+    """A scheduler's metric is measured after every epoch.
+
+    Args:
+        asked: names of metrics.
+        measured: names of those after an epoch.
+
+    Raises:
+        RecipeError: one is not.
+    """
+    for name in asked:
+        if name not in measured:
+            raise unknown("value of --metric", name, measured)
 
 
 def _together(jobs: list[Callable[[], dict[str, float]]]) -> list[dict[str, float] | Exception]:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from recipes.engine import checkpoints, programs, tracking
+from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.tuning.sweeping import DIGITS, output_of
-from tuning import pareto, population, space, sweep
+from tuning import comparison, pareto, population, space, sweep, trainable
 from tuning.comparison import smaller_is_better
 
 pytestmark = pytest.mark.once
@@ -100,11 +101,34 @@ def ray(monkeypatch, tmp_path):
     return Ray(monkeypatch, tmp_path)
 
 
-def call(member, setting, interval=2, **fields):
-    base = {
+def base_of(**fields):
+    return {
         "backend": "torch", "dataset": "digits", "units": 16, "epochs": 4, "experiment": "members",
         "tracking_uri": tracking.absolute(None), "checkpoint_dir": Path("checkpoints").absolute(), **fields,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("epochwise", [False, True], ids=["search", "scheduler"])
+def test_a_metric_that_nobody_measures(ray, epochwise):
+    """A search hears the worst and the sweep ends with the sentence; a scheduler's trials say it at once."""
+    base, worst = base_of(epochs=2), {"val/acuracy": -math.inf}
+    tracking.connect(base["tracking_uri"])
+    sample = {"trial": {"runs": [{"setting": {}, "seed": 0}]}}
+    axes = space.Space({}, {}, {}, {})
+    trainable.run_trial(sample, base, "mlp_fashion", "parent", {}, 0.0, axes, [0], worst, 1, False, epochwise)
+    (report,) = ray.reports
+    assert report["val/acuracy"] == -math.inf
+    (run,) = report["runs"]
+    if epochwise:
+        assert "unknown value of --metric 'val/acuracy': did you mean 'val/accuracy'?" in run["error"]
+    else:
+        assert run["metrics"]["val/accuracy"] > 0.1
+        with pytest.raises(RecipeError, match="did you mean 'val/accuracy'"):
+            comparison.summarize([(run, run["metrics"])], [{}], "val/acuracy")
+
+
+def call(member, setting, interval=2, **fields):
+    base = base_of(**fields)
     axes = space.Space({}, {}, {"dropout": (0.0, 0.5)}, {"learning_rate": (1e-7, 1e-1)})
     population.run_member(
         {"trial": {"member": member, "setting": setting, "seed": 0}}, base, "mlp_fashion", "parent", {}, 0.0,
