@@ -29,7 +29,8 @@ def symbol(x):
 
 def built(layer, arguments, **call_kwargs):
     """The layer, with weights for these inputs, of which nothing is computed."""
-    layer(*keras.tree.map_structure(symbol, arguments), **call_kwargs)
+    if not layer.built:
+        layer(*keras.tree.map_structure(symbol, arguments), **call_kwargs)
     return layer
 
 

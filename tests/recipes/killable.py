@@ -31,6 +31,8 @@ CONFIG = {
 class Config(TrainingConfig):
     """As in a recipe."""
 
+    VALUES = TrainingConfig.VALUES | {"out"}
+
     dataset: str = "digits"
     out: str = ""
 

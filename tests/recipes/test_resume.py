@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from recipes.engine import backend, checkpoints, launch, training
+from recipes.engine import backend, checkpoints, launch, programs, training
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.recipes import killable
@@ -35,6 +35,15 @@ def here(folder, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """The runs of this file share their programs on JAX, where compiling takes most of their time."""
+    if keras.backend.backend() == "jax":
+        programs.keep()
+    yield
+    programs._kept = None
+
+
 @pytest.fixture(scope="module")
 def whole(folder):
     """The run that nothing interrupts: (curves, final state)."""
@@ -49,7 +58,7 @@ def whole(folder):
 
 def run(**fields):
     config = killable.Config(**{**killable.CONFIG, "backend": keras.backend.backend(), **fields})
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     return launch.run_recipe(config, killable.train)
 
 
