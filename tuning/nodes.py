@@ -53,8 +53,11 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
             include_dashboard=False if local else None,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
+        token = (
+            "; is RAY_AUTH_TOKEN the cluster's (`ray get-auth-token` there)?" if is_client(options) else ""
+        )
         raise RecipeError(
-            f"no Ray cluster at --address {options.address}: {str(error).splitlines()[0]}"
+            f"no Ray cluster at --address {options.address}: {str(error).splitlines()[0]}{token}"
         ) from error
     try:
         if not local:
@@ -62,6 +65,17 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
         yield
     finally:
         ray.shutdown()
+
+
+def bring_token() -> None:
+    """Have Ray's client show the cluster's token: by itself it does so only in this mode.
+
+    To a client without one the cluster does not answer; all that it says is that its time is up. Ray reads
+    the mode when it is imported: this has to come before.
+    """
+    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if given or Path("~/.ray/auth_token").expanduser().exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def is_client(options: argparse.Namespace) -> bool:

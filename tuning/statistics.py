@@ -63,12 +63,18 @@ def paired_t(first: Sequence[float], second: Sequence[float]) -> float:
     """Two-sided p-value of the mean of the differences seed by seed: t = mean(d) sqrt(n) / std(d).
 
     What a seed does to both settings alike (the split, the order of the data) drops out of the difference.
+    Values that vary while their difference does not are counted in steps, as the accuracy on a few hundred
+    examples is: one step for all of a few seeds is no certainty, and the sign test, 2^(1 - n), says how much.
     """
     from scipy import stats
 
-    d = np.asarray(first, float) - np.asarray(second, float)
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    d = first - second
     if len(d) < 2:
         return math.nan
+    smallest = 1e-9 * max(np.abs(first).max(), np.abs(second).max())  # what rounding leaves of equal numbers
+    if np.ptp(d) <= smallest < max(np.ptp(first), np.ptp(second)):
+        return 1.0 if abs(d[0]) <= smallest else 2.0 ** (1 - len(d))
     return _p(float(np.mean(d)), float(np.std(d, ddof=1)) / math.sqrt(len(d)), len(d) - 1, stats)
 
 

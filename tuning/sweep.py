@@ -34,7 +34,7 @@ from typing import Any
 from recipes.engine import catalogue, launch, outage, tracking
 from recipes.engine.config import RunConfig, check_words, value_of
 from recipes.engine.errors import RecipeError, usage_error
-from tuning import comparison, pareto, population, space
+from tuning import comparison, nodes, pareto, population, space
 from tuning.comparison import smaller_is_better
 from tuning.execution import Outcome, run_trials
 from tuning.trainable import load_recipe
@@ -75,6 +75,8 @@ def run_sweep(
     Raises:
         RecipeError: no trial finished, or the sweep was stopped; the MLflow run ends FAILED or KILLED.
     """
+    if nodes.is_client(options):
+        nodes.bring_token()
     # Workers have other working directories: what is relative to this one is made absolute. On other machines
     # such a folder may be impossible to make: there, checkpoints lie in the trial's own.
     uri = tracking.absolute(config.tracking_uri)

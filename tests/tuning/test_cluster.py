@@ -212,6 +212,21 @@ def examples():
     return [(name, words) for name, text in texts.items() for words in commands(text, "tuning.sweep")]
 
 
+@pytest.mark.parametrize(("folder", "mode"), [(".ray", "token"), (".other", None)])
+def test_a_client_shows_the_clusters_token_where_there_is_one(folder, mode, tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "auth_token").write_text("secret")
+    nodes.bring_token()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "given")
+    nodes.bring_token()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
 @pytest.mark.parametrize(("source", "words"), examples())
 def test_example_commands_are_accepted(source, words):
     if words[0] == "--resume":

@@ -50,6 +50,16 @@ def test_without_spread_only_equality_is_no_difference(test):
     assert math.isnan(test([1.0], [2.0]))
 
 
+def test_one_step_for_every_seed_is_no_certainty(rng):
+    """One example of 200 more, with each of three seeds: by signs alone that happens one time in four."""
+    accuracy = np.array([0.955, 0.96, 0.965])
+    assert paired_t(accuracy + 0.005, accuracy) == 0.25
+    assert paired_t(accuracy, accuracy + 1e-16) == 1
+    # Accuracies of two equal settings on 20 examples, five seeds: no more differences than the level allows.
+    found = [paired_t(*rng.binomial(20, 0.9, (2, 5)) / 20) for _ in range(2000)]
+    assert np.mean(np.array(found) < 0.05) < 0.06
+
+
 def test_holms_correction_by_hand():
     # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and never falling.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
