@@ -24,6 +24,7 @@ This is the only file that branches on the backend for the sake of differentiati
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -347,14 +348,36 @@ def _standing_for(variables: Sequence[keras.Variable], own: Sequence[keras.Varia
             for mine, given in pairs:
                 mine._value, given._value = given._value, mine._value
         return
+    if not pairs:
+        yield
+        return
     # A compiled function of TensorFlow is bound to its variables, which may be those of a run under way.
-    kept = [keras.ops.copy(mine.value) for mine, _ in pairs]
-    for mine, given in pairs:
-        mine.assign(given)
+    bound, others = zip(*((mine._value, given._value) for mine, given in pairs), strict=True)
+    enter, leave = _tensorflow_exchange()
+    kept = enter(bound, others)
     yield
-    for (mine, given), value in zip(pairs, kept, strict=True):
-        given.assign(mine)
-        mine.assign(value)
+    leave(bound, others, kept)
+
+
+@functools.cache
+def _tensorflow_exchange() -> tuple[Callable, Callable]:
+    """To give variables the values of others, and these what has become of them; a call instead of hundreds."""
+    import tensorflow as tf
+
+    @tf.function
+    def enter(bound: Sequence, others: Sequence) -> list:
+        kept = [variable.read_value() for variable in bound]
+        for variable, other in zip(bound, others, strict=True):
+            variable.assign(other)
+        return kept
+
+    @tf.function
+    def leave(bound: Sequence, others: Sequence, kept: Sequence) -> None:
+        for variable, other, value in zip(bound, others, kept, strict=True):
+            other.assign(variable)
+            variable.assign(value)
+
+    return enter, leave
 
 
 def _distinct(variables: Sequence[keras.Variable]) -> list[keras.Variable]:

@@ -37,9 +37,8 @@ def here(folder, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """The runs of this file share their programs on JAX, where compiling takes most of their time."""
-    if keras.backend.backend() == "jax":
-        programs.keep()
+    """The runs of this file share their programs: compiling took most of their time."""
+    programs.keep()
     yield
     programs._kept = None
 
