@@ -10,8 +10,8 @@ one at a time by sweeps.
     python -m recipes.mlp_fashion --dataset digits --epochs 30           # built in, no download
     python -m tuning.sweep mlp_fashion --epochs 6 --projected 0 --grid activation=relu,tanh --seeds 3
 
-Expected: 89.84 +/- 0.09 % of Fashion-MNIST's test images over three seeds, on JAX in 236 to 452 s beside other
-work; logistic regression 83.8 %, boosting 89.5 % (results/mlp_fashion.md).
+Expected: 89.84 +/- 0.09 % of Fashion-MNIST's test images over three seeds, on JAX in 236 to 452 s beside
+other work; logistic regression 83.8 %, boosting 89.5 % (results/mlp_fashion.md).
 
 Figures: learning_curves; confusion_matrix; features (what the first layer's units look for); pca and tsne
 (test images by their pixels and by each hidden layer). Of the classic models the confusion matrix.

@@ -361,7 +361,7 @@ def _standing_for(variables: Sequence[keras.Variable], own: Sequence[keras.Varia
 
 @functools.cache
 def _tensorflow_exchange() -> tuple[Callable, Callable]:
-    """To give variables the values of others, and these what has become of them; a call instead of hundreds."""
+    """To give variables the values of others, and these what became of them; a call instead of hundreds."""
     import tensorflow as tf
 
     @tf.function
