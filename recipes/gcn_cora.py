@@ -13,7 +13,8 @@ network sees the words of all papers through their citations,
     python -m tuning.sweep gcn_cora --grid dataset=cora,citeseer --seeds 10 --metric test/accuracy
 
 Expected: 81.4 +/- 0.7 % of the test nodes of Cora and 71.1 +/- 0.7 % of Citeseer over 10 seeds, where words
-alone give 60.5 and 62.5 %, on JAX in 8 to 33 s a run (results/gcn_cora.md). GAT: 83.9 % of Cora (one seed).
+alone give 60.5 and 62.5 %, on JAX in 8 to 33 s a run (results/gcn_cora.md). GAT: 83.3 +/- 0.4 %
+of Cora over 7 seeds.
 
 Figures: learning_curves; confusion_matrix; embeddings (t-SNE of test papers by their words and by the hidden
 layer); degrees (accuracy by number of neighbours, beside logistic regression); for GAT attention (how far
