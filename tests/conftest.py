@@ -43,9 +43,8 @@ if BACKEND == "jax":
 
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
-if BACKEND != "jax" and MARKED_ONCE != "only" and "PYTEST_XDIST_WORKER" in os.environ:
-    # JAX has the most to do, and tests marked `once` wait for processes one after another: beside these the
-    # others step back, so that all end together.
+if (BACKEND, MARKED_ONCE) == ("torch", "without") and "PYTEST_XDIST_WORKER" in os.environ:
+    # PyTorch has the least to do: the others go before it, so that all end together.
     os.nice(5)
 
 if BACKEND == "torch":
