@@ -13,14 +13,15 @@ demo: $(VENV)/jax
 	@echo "    $(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"
 
 # One process a backend, side by side, each with one thread; pytest sums them up. --dist each gives every
-# process every test; `make test TESTS=tests/layers` gives them less. Those marked `once` have a process of
-# their own, on PyTorch.
+# process every test; `make test TESTS=tests/layers` gives them less. Those marked `once` have two processes of
+# their own, on PyTorch: one for the sweeps', one for the others.
 test: lint
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NPROC=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
 	$(BIN)/python -m pytest $(TESTS) --dist each \
 		--tx popen//env:KERAS_BACKEND=jax --tx popen//env:KERAS_BACKEND=tensorflow \
 		--tx popen//env:KERAS_BACKEND=torch//env:MARKED_ONCE=without \
-		--tx popen//env:KERAS_BACKEND=torch//env:MARKED_ONCE=only
+		--tx popen//env:KERAS_BACKEND=torch//env:MARKED_ONCE=tuning \
+		--tx popen//env:KERAS_BACKEND=torch//env:MARKED_ONCE=others
 
 lint: $(VENV)/all
 	$(BIN)/ruff check .

@@ -17,8 +17,9 @@ import pytest  # noqa: E402 - the environment comes first
 BACKEND = os.environ["KERAS_BACKEND"]
 INSTALLED = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
 
-# Tests marked `once` run on the backend that has the least to compile: after the others, or, where there is a
-# process for them, in that one ("only") and not in the other one of this backend ("without").
+# Tests marked `once` run on the backend that has the least to compile: beside the others, or, where there are
+# processes for them, in these (those in tests/tuning in "tuning", all else in "others") and not in the first
+# one of this backend ("without").
 ONCE = next(name for name in ("torch", "tensorflow", "jax") if name in INSTALLED)
 MARKED_ONCE = os.environ.get("MARKED_ONCE", "with" if ONCE == BACKEND else "without")
 
@@ -61,8 +62,13 @@ def pytest_report_header():
 def pytest_collection_modifyitems(config, items):
     """Tests marked `once` run in one process only."""
     if MARKED_ONCE != "with":
-        wanted = MARKED_ONCE == "only"
-        kept = [item for item in items if ("once" in item.keywords) == wanted]
+
+        def place(item):
+            if "once" not in item.keywords:
+                return "without"
+            return "tuning" if item.path.parent.name == "tuning" else "others"
+
+        kept = [item for item in items if place(item) == MARKED_ONCE]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
 
