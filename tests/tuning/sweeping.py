@@ -19,12 +19,14 @@ DIGITS = ["--backend", "torch", "--dataset", "digits", "--units", "16", "--proje
 
 
 def started(cwd, *words):
-    """A sweep in a process group of its own, its output in a file."""
+    """A sweep in a process group of its own, its output in the file `out`."""
     with open(cwd / "out.txt", "ab") as out:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tuning.sweep", *words], stdout=out, stderr=subprocess.STDOUT, cwd=cwd,
             env={**os.environ, "PYTHONPATH": os.getcwd()}, start_new_session=True,
         )  # fmt: skip
+    process.out = cwd / "out.txt"
+    return process
 
 
 @functools.cache
@@ -57,11 +59,12 @@ def records(store, kind="children", experiment="mlp_fashion"):
     return [run for run in runs if ("mlflow.parentRunId" in run.data.tags) == (kind == "children")]
 
 
-def until(ready, seconds=200):
+def until(ready, sweep, seconds=600):
+    """Wait for what a sweep is about to do."""
     end = time.time() + seconds
     while not ready():
-        assert time.time() < end, "it did not happen"
-        time.sleep(0.2)
+        assert sweep.poll() is None and time.time() < end, sweep.out.read_text()
+        time.sleep(0.5)
 
 
 def finished(store, experiment="mlp_fashion"):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -44,7 +45,9 @@ class Server:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=self.folder,
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # eight processes more
         )  # fmt: skip
-        until(self.answers)
+        while not self.answers():
+            assert self.process.poll() is None, "the server did not start"
+            time.sleep(0.2)
 
     def answers(self):
         try:
@@ -134,12 +137,12 @@ def test_neither_a_killed_node_nor_a_killed_server_costs_a_trial(cluster, server
         "--tracking-uri", server.uri,
     )  # fmt: skip
     both = {cluster.head_node.node_ip_address, OTHER}
-    until(lambda: {run.data.tags["node"] for run in records(server.uri) if run.data.metrics} == both)
+    until(lambda: {run.data.tags["node"] for run in records(server.uri) if run.data.metrics} == both, driver)
     server.kill()
     (victim,) = cluster.worker_nodes
     cluster.remove_node(victim, allow_graceful=False)
     server.start()
-    assert driver.wait(400) == 0, (tmp_path / "out.txt").read_text()
+    assert driver.wait(600) == 0, driver.out.read_text()
 
     assert sorted(finished(server.uri).values()) == [1] * 4
     runs = records(server.uri)
@@ -168,17 +171,17 @@ def test_neither_a_killed_node_nor_a_killed_server_costs_a_trial(cluster, server
 def test_a_server_that_stays_away_costs_nothing(server, tmp_path, monkeypatch, capsys):
     driver = started(
         tmp_path, "mlp_fashion", *DIGITS, "--epochs", "30", "--grid", "learning_rate=0.01,0.001,0.0001",
-        "--experiment", "away", "--tracking-uri", server.uri, "--patience", "1", "--max-concurrent", "1",
+        "--experiment", "away", "--tracking-uri", server.uri, "--patience", "5", "--max-concurrent", "1",
     )  # fmt: skip
-    until(lambda: any(run.data.metrics for run in records(server.uri, experiment="away")))
+    until(lambda: any(run.data.metrics for run in records(server.uri, experiment="away")), driver)
     (parent,) = records(server.uri, "sweep", "away")
     server.kill()
     try:
-        assert driver.wait(400) == 1
+        assert driver.wait(600) == 1, driver.out.read_text()
     finally:
         server.start()
-    text = (tmp_path / "out.txt").read_text()
-    assert "\nerror: the tracking server http" in text and " did not answer for 1 s: " in text
+    text = driver.out.read_text()
+    assert "\nerror: the tracking server http" in text and " did not answer for 5 s: " in text
     again = ["--resume", parent.info.run_id, "--tracking-uri", server.uri]
     assert f"python -m tuning.sweep {' '.join(again)} sends it and does the others\n" in text
     left = [run for run in records(server.uri, experiment="away") if run.info.status == "RUNNING"]

@@ -17,16 +17,17 @@ def test_a_killed_worker_and_a_killed_driver_cost_no_trial(folder_with_store):
     words = ["mlp_fashion", *DIGITS, "--epochs", "40", "--grid", "learning_rate=0.01,0.001", "--seeds", "2",
              "--max-concurrent", "1", "--address", shared_ray()]  # fmt: skip
     driver = started(folder_with_store, *words)
-    until(lambda: [run for run in records(folder_with_store) if run.data.metrics])
+    until(lambda: [run for run in records(folder_with_store) if run.data.metrics], driver)
     (running,) = [run for run in records(folder_with_store) if run.info.status == "RUNNING"]
     os.kill(int(running.data.tags["process"]), signal.SIGKILL)
     # The killed trial was begun anew, and another one is done.
-    until(lambda: len(finished(folder_with_store)) == 2)
+    until(lambda: len(finished(folder_with_store)) == 2, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     (sweep,) = records(folder_with_store, "sweep")
     again = started(folder_with_store, "--resume", sweep.info.run_id)
-    text = (folder_with_store / "out.txt").read_text() if again.wait(400) == 0 else pytest.fail("not resumed")
+    assert again.wait(600) == 0, again.out.read_text()
+    text = again.out.read_text()
     assert re.search(rf"sweep {sweep.info.run_id} goes on: [2-4] of 4 trials are finished", text)
     assert sorted(finished(folder_with_store).values()) == [1] * 4
     assert {run.info.status for run in records(folder_with_store)} == {"FINISHED", "KILLED"}
