@@ -59,6 +59,12 @@ def pytest_report_header():
     return f"keras backend: {BACKEND} (installed: {', '.join(INSTALLED)}), {MARKED_ONCE} tests marked once"
 
 
+def pytest_ignore_collect(collection_path):
+    """The process for the sweeps' tests need not import the others."""
+    if MARKED_ONCE == "tuning" and collection_path.suffix == ".py":
+        return collection_path.parent.name != "tuning" or None
+
+
 def pytest_collection_modifyitems(config, items):
     """Tests marked `once` run in one process only."""
     if MARKED_ONCE != "with":

@@ -3,15 +3,22 @@
 Python raises KeyboardInterrupt wherever it happens to be. In a finalizer of some library that exception is
 dropped, and the run would go on: so the wish is remembered, and asked for after every step. Nor is it printed
 there, as Python would, with a traceback that nobody can do anything about.
+
+A transaction broken by it would keep the tracking store locked to the run that is about to say how it ended:
+there the first wish waits.
 """
 
+import contextlib
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _wished = False
 _dropped_before = sys.unraisablehook
+_here = threading.local()  # signals come to the main thread, whatever the others do
 
 
 def listen() -> dict[int, Any]:
@@ -46,6 +53,20 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Within, a first signal waits for the end; a second one does not."""
+    outermost = not getattr(_here, "postpones", False)
+    before = _wished
+    _here.postpones = True
+    try:
+        yield
+    finally:
+        _here.postpones = not outermost
+    if outermost and not before:
+        check()
+
+
 def _dropped(told: Any) -> None:
     if not issubclass(told.exc_type, KeyboardInterrupt):
         _dropped_before(told)
@@ -53,5 +74,6 @@ def _dropped(told: Any) -> None:
 
 def _hear(number: int, frame: Any) -> None:
     global _wished
-    _wished = True
-    raise KeyboardInterrupt
+    first, _wished = not _wished, True
+    if not (first and getattr(_here, "postpones", False)):
+        raise KeyboardInterrupt

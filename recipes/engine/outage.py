@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from recipes.engine import interruption
 from recipes.engine.errors import RecipeError
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ def insist(uri: str, patience: float, call: Callable[[], T]) -> T:
         try:
             if uri.startswith("http"):
                 probe(uri)  # sooner found out than by the call, which MLflow repeats
-            result = call()
+            with interruption.postponed():
+                result = call()
         except Exception as error:
             if not is_away(error):
                 raise

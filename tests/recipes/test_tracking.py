@@ -261,6 +261,27 @@ def test_a_stopped_command_is_marked_killed_and_keeps_its_metrics(folder_with_st
     assert any("learning_curves" in f.path for f in client.list_artifacts(run.info.run_id, "figures"))
 
 
+def test_ctrl_c_waits_for_the_store_but_not_twice():
+    """A transaction that it breaks would keep the store locked."""
+    handlers = interruption.listen()
+    done = []
+
+    def call():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("sent")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            outage.insist("file:x", 0, call)
+        assert done == ["sent"]
+        outage.insist("file:x", 0, lambda: done.append("ended"))  # its end is sent after the wish
+        with pytest.raises(KeyboardInterrupt):
+            outage.insist("file:x", 0, call)
+        assert done == ["sent", "ended"]
+    finally:
+        interruption.restore(handlers)
+
+
 def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     """MLflow cannot mend a store whose tables are half made: it is there whole, or not at all."""
     from mlflow import MlflowClient
