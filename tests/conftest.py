@@ -26,7 +26,7 @@ MARKED_ONCE = os.environ.get("MARKED_ONCE", "with" if ONCE == BACKEND else "with
 # Ray's workers would wait behind the other backends' tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-if BACKEND == "jax":
+if BACKEND == "jax" or MARKED_ONCE == "tuning":  # the sweeps' workers run on JAX
     # Tests compile much and compute little: without optimization, and with the older way to fuse operations,
     # they take half of the time. (That way gets gradients of maxima wrong; pooling here takes none.)
     flags = os.environ.get("XLA_FLAGS", "")
@@ -37,6 +37,8 @@ if BACKEND == "jax":
     COMPILED = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+if BACKEND == "jax":
     # JAX makes a new compiler context for every program, for a third of the time that a small one takes.
     import functools
 

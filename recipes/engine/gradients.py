@@ -150,7 +150,7 @@ def compiled(function: Callable) -> Callable:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function)
+        return tf.function(function, autograph=False)
     return function
 
 
@@ -209,7 +209,8 @@ def program(function: Callable, variables: Sequence[keras.Variable]) -> Callable
 
         # As `model.fit` does: XLA for accelerators only. It also draws other random numbers.
         accelerated = any(device.device_type != "CPU" for device in tf.config.list_physical_devices())
-        function = tf.function(function, jit_compile=accelerated)
+        # What runs on the other backends has no Python control flow over tensors to be rewritten.
+        function = tf.function(function, autograph=False, jit_compile=accelerated)
 
     def step(variables: Sequence[keras.Variable], *arguments: Any) -> Any:
         arguments = keras.tree.map_structure(keras.ops.convert_to_tensor, arguments)
@@ -259,7 +260,7 @@ def _in_turn(step: Callable) -> Callable:
 def _tensorflow_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Callable:
     import tensorflow as tf
 
-    step = tf.function(function)
+    step = tf.function(function, autograph=False)
 
     def row(*arguments: Any) -> dict:
         results = step.get_concrete_function(*(argument[0] for argument in arguments)).structured_outputs
@@ -364,14 +365,14 @@ def _tensorflow_exchange() -> tuple[Callable, Callable]:
     """To give variables the values of others, and these what became of them; a call instead of hundreds."""
     import tensorflow as tf
 
-    @tf.function
+    @tf.function(autograph=False)
     def enter(bound: Sequence, others: Sequence) -> list:
         kept = [variable.read_value() for variable in bound]
         for variable, other in zip(bound, others, strict=True):
             variable.assign(other)
         return kept
 
-    @tf.function
+    @tf.function(autograph=False)
     def leave(bound: Sequence, others: Sequence, kept: Sequence) -> None:
         for variable, other, value in zip(bound, others, kept, strict=True):
             other.assign(variable)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from layers import optimizers, schedules
 from layers.optimizers import base
-from recipes.engine.gradients import compiled
+from recipes.engine.gradients import compiled, compiled_step
 
 # name, arguments, and learning rates at which 150 steps solve the quadratic and the Rosenbrock valley
 CASES = {
@@ -120,9 +120,11 @@ def test_blocks_and_transposed_gradients_change_nothing(case, monkeypatch):
 
 def minimize(optimizer, gradient, start, steps):
     weight = keras.Variable(np.asarray(start, "float32"))
+    optimizer.build([weight])
+    variables = [weight, *optimizer.variables]
+    step = compiled_step(lambda slope: optimizer.apply([slope], [weight]), variables)
     for _ in range(steps):
-        slope = gradient(numpy_of(weight).astype("float64")).astype("float32")
-        optimizer.apply([keras.ops.convert_to_tensor(slope)], [weight])
+        step(gradient(numpy_of(weight).astype("float64")).astype("float32"))
     return numpy_of(weight)
 
 

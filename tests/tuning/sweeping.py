@@ -13,9 +13,12 @@ from pathlib import Path
 
 import mlflow
 
+from recipes.engine import backend
 from tuning import sweep
 
-DIGITS = ["--backend", "torch", "--dataset", "digits", "--units", "16", "--projected", "0"]
+# JAX is imported in half of PyTorch's time, and every worker does.
+WORKERS = next(name for name in ("jax", "torch", "tensorflow") if name in backend.installed())
+DIGITS = ["--backend", WORKERS, "--dataset", "digits", "--units", "16", "--projected", "0"]
 
 
 def started(cwd, *words):
