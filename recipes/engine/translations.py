@@ -66,7 +66,10 @@ def draw_by_length(runs: Mapping[str, Outputs], lowercase: bool, title: str) -> 
     """
     groups = {name: bleu_by_length(outputs, lowercase) for name, outputs in runs.items()}
     scores = {name: [group[-1] for group in rows] for name, rows in groups.items()}
-    labels = [f"{low}-{high}\nn={count}" for low, high, count, _ in next(iter(groups.values()))]
+    labels = [
+        f"{low}-{high}\nn={count}" if low < high else f"{low}\nn={count}"
+        for low, high, count, _ in next(iter(groups.values()))
+    ]
     figure = Figure(figsize=(5.5 * len(runs), 3.8), layout="constrained")
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for name, values in scores.items():
