@@ -16,8 +16,9 @@ Bahdanau's score is v . tanh(W h_{t-1} + U a_j), and c_t is read by step t; Luon
 h_t . W a_j, which need no step loop while the true words are read: all steps attend at once.
 
 Expected: 53.2 BLEU on Multi30k's English to French test of 2016 with attention and 29.8 without, on JAX in
-2,054 s beside other work, and 34.5 to German (results/seq2seq_multi30k.md). With attention 98 % of the built-in
-numbers are translated without an error after three epochs, without it 3 %, on PyTorch in 47 s at most.
+2,054 s beside other work, and 34.5 to German (results/seq2seq_multi30k.md). With attention 98 % of the
+built-in numbers are translated without an error after three epochs, without it 3 %, on PyTorch in 47 s
+at most.
 
 Figures: learning curves, attention maps, BLEU by sentence length (with `--compare-with`, of both runs). The
 translations of the test sets are stored with the run.
