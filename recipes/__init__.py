@@ -30,8 +30,9 @@ class _LazyKeras:
             load = spec.loader.exec_module
 
             def load_without(module: Any) -> None:
-                other = {"jax"} - {os.environ["KERAS_BACKEND"]}  # for a checkpoint format that no recipe uses
-                with hidden({*NOT_FOR_KERAS, *other}):
+                # For a checkpoint format that no recipe uses. Where nothing is chosen Keras may choose JAX.
+                other = () if os.environ.get("KERAS_BACKEND", "jax") == "jax" else ("jax",)
+                with hidden((*NOT_FOR_KERAS, *other)):
                     load(module)
 
             spec.loader.exec_module = load_without

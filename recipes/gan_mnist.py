@@ -29,8 +29,9 @@ after every epoch, on 2,000 images: a line on the terminal, the curve `val/colla
 `mode_collapse` say so.
 
 Expected: all ten classes, and a Frechet distance of 28 (floor 0.5), with labels of 10, after 4 epochs of
-MNIST, on JAX in 1156 and 771 s beside other work; wgan-gp comes to 13 in 6 epochs and 356 s
-(results/gan_mnist.md). On the built-in digits 3.5 to 5.5 (floor 1.6), on PyTorch in 139 to 170 s.
+MNIST, on JAX in 1156 and 771 s beside other work; wgan-gp with two critic steps and a rate of 1e-3 comes to
+13 in 6 epochs and 356 s (results/gan_mnist.md). On the built-in digits 3.5 to 5.5 (floor 1.6), on PyTorch in
+139 to 170 s.
 
 Figures: losses of both players, quality over training, samples, samples_over_training (the same noise after
 every epoch), class_shares, nearest_neighbours (of generated images among the training images).
