@@ -54,7 +54,7 @@ def _measure(name: str, dataset: str, environment: dict[str, str]) -> dict[str, 
         environment = {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         # The store exists, as it does for all runs but the first.
         subprocess.run(
-            [sys.executable, "-c", "from recipes.engine import tracking; tracking.connect(None)"],
+            [sys.executable, "-c", "from recipes.engine import store; store.connect(None)"],
             env=environment, check=True, capture_output=True,
         )  # fmt: skip
         begin = time.time()
@@ -102,7 +102,8 @@ def _child(name: str, dataset: str) -> None:
         os._exit(0)
 
     Progress.after_step = after_step
-    launch.run_recipe(cnn_cifar.Config(backend=name, dataset=dataset, checkpoint_every="0"), cnn_cifar.train)
+    sys.argv[1:] = ["--backend", name, "--dataset", dataset, "--checkpoint-every", "0"]
+    launch.main(cnn_cifar.Config, cnn_cifar.train)
 
 
 if __name__ == "__main__":

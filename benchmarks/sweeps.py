@@ -93,7 +93,7 @@ def _timed(words: Sequence[str]) -> tuple[float, str]:
     with tempfile.TemporaryDirectory() as folder:
         # The store exists, as it does for all sweeps but the first.
         subprocess.run(
-            [sys.executable, "-c", "from recipes.engine import tracking; tracking.connect(None)"],
+            [sys.executable, "-c", "from recipes.engine import store; store.connect(None)"],
             cwd=folder, env=environment, check=True,
         )  # fmt: skip
         begin = time.perf_counter()

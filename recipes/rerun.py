@@ -15,7 +15,7 @@ import os
 import sys
 from typing import Any
 
-from recipes.engine import backend, launch, tracking
+from recipes.engine import backend, launch, store
 from recipes.engine.errors import RecipeError, usage_error
 
 CLOCKED = ("second", "duration")  # parts of names of metrics that are about time, which never repeats
@@ -47,8 +47,8 @@ def rerun(run_id: str, tracking_uri: str | None = None) -> bool:
     Raises:
         RecipeError: no such run, it is not finished, or no run by itself; or the repetition failed.
     """
-    client, uri = tracking.connect(tracking_uri)
-    first = tracking.find(client, uri, run_id)
+    client, uri = store.connect(tracking_uri)
+    first = store.find(client, uri, run_id)
     name = first.data.tags.get("recipe")
     if first.info.status != "FINISHED" or first.data.tags.get("kind") == "sweep" or not name:
         raise usage_error(f"run {run_id} is not a finished run of a recipe: nothing to compare with")

@@ -455,7 +455,7 @@ def other_run(config: Config) -> dict[str, Outputs]:
     Raises:
         RecipeError: there is no such run, or it has no translations of these data.
     """
-    parameters, text = engine.tracking.read(config.tracking_uri, config.compare_with, "translations.json")
+    parameters, text = engine.store.read(config.tracking_uri, config.compare_with, "translations.json")
     if text is None or any(parameters[name] != getattr(config, name) for name in ("dataset", "target")):
         raise usage_error(
             f"--compare-with {config.compare_with}: that run has no translations of {config.dataset} "

@@ -95,9 +95,9 @@ def fresh_garbage_only():
 @pytest.fixture(scope="session", autouse=True)
 def copied_store():
     """Stores are copies of the first that this process made: MLflow takes seconds to make one."""
-    from recipes.engine import tracking
+    from recipes.engine import store
 
-    made, create = [], tracking._create_store
+    made, create = [], store._create_store
 
     def copy_or_create(path):
         if made:
@@ -107,16 +107,16 @@ def copied_store():
             made.append(path.read_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "_create_store", copy_or_create)
+        patch.setattr(store, "_create_store", copy_or_create)
         yield
 
 
 @pytest.fixture
 def folder_with_store(tmp_path):
     """A folder where a command finds its store made."""
-    from recipes.engine import tracking
+    from recipes.engine import store
 
-    tracking.connect(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    store.connect(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     return tmp_path
 
 

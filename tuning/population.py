@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from recipes.engine import launch, tracking
+from recipes.engine import launch, store, tracking
 from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError, usage_error
 from tuning import nodes
@@ -217,7 +217,7 @@ def run_member(
 
 def _run_of(member: int, config: RunConfig, parent: str) -> str | None:
     """The MLflow run of a member that was begun before."""
-    children = tracking.children(config.tracking_uri, config.experiment, parent)
+    children = store.children(config.tracking_uri, config.experiment, parent)
     mine = [child for child in children if child.data.tags.get("member") == str(member)]
     return mine[0].info.run_id if mine else None
 
@@ -231,7 +231,7 @@ def _go_on(run_id: str, config: Any, setting: Setting, checkpoint: Any, told: di
         checkpoint.to_directory(folder)
         if told["run"] != run_id:
             tags[f"exploited/epoch_{told['epoch']}"] = told["run"]
-    client, _ = tracking.connect(config.tracking_uri)
+    client, _ = store.connect(config.tracking_uri)
     for name, value in tags.items():
         client.set_tag(run_id, name, value)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.engine import tracking
+from recipes.engine import store
 from recipes.engine.errors import unknown, usage_error
 from tuning.comparison import smaller_is_better
 from tuning.evidence import Curve
@@ -93,9 +93,9 @@ def read(uri: str | None, run_id: str, metric: str | None = None) -> Record:
     Raises:
         RecipeError: there is no such run, it is neither sweep nor study, or no trial has the metric.
     """
-    client, uri = tracking.connect(uri)
+    client, uri = store.connect(uri)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    run = tracking.find(client, uri, run_id)
+    run = store.find(client, uri, run_id)
     tags = run.data.tags
     kind = tags.get("kind")
     if kind not in ("sweep", "study"):

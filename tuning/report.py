@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from recipes.engine import tracking
+from recipes.engine import store
 from recipes.engine.errors import RecipeError, usage_error
 from tuning.comparison import smaller_is_better
 
@@ -66,7 +66,7 @@ def write(run_id: str, uri: str | None, folder: Path, metric: str | None = None)
         paper.write(printed, record.question, subtitle, told)
     except OSError as error:
         raise RecipeError(f"cannot write to {folder}: {error.strerror}") from None
-    client, _ = tracking.connect(uri)
+    client, _ = store.connect(uri)
     for path in (page, printed):
         client.log_artifact(run_id, str(path), "report")
     return page, printed

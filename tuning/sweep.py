@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import catalogue, launch, outage, tracking
+from recipes.engine import catalogue, launch, outage, store, tracking
 from recipes.engine.config import RunConfig, check_words, value_of
 from recipes.engine.errors import RecipeError, usage_error
 from tuning import comparison, nodes, pareto, population, space
@@ -79,7 +79,7 @@ def run_sweep(
         nodes.bring_token()
     # Workers have other working directories: what is relative to this one is made absolute. On other machines
     # such a folder may be impossible to make: there, checkpoints lie in the trial's own.
-    uri = tracking.absolute(config.tracking_uri)
+    uri = store.absolute(config.tracking_uri)
     folders = {
         field.name: value.absolute()
         for field in dataclasses.fields(config)
@@ -105,7 +105,7 @@ def run_sweep(
         shared["study"] = options.study
     if options.resume:
         parent = tracking.resume(uri, options.resume)
-        tracking.end_children(uri, base["experiment"], parent.id)  # the killed driver's
+        store.end_children(uri, base["experiment"], parent.id)  # the killed driver's
         done = _finished_before(uri, base["experiment"], parent.id, trials)
         print(f"sweep {parent.id} goes on: {len(done.finished)} of {count} trials are finished", flush=True)
     else:
@@ -134,7 +134,7 @@ def run_sweep(
     begin = time.perf_counter()
     status, error = "FAILED", None
     again = f"python -m tuning.sweep --resume {parent.id}"
-    if uri != tracking.absolute(None):
+    if uri != store.absolute(None):
         again += f" --tracking-uri {uri}"
     try:
         known = [trial for trial, _ in done.finished]
@@ -155,7 +155,7 @@ def run_sweep(
         if rows:
             print(f"\n{_table(rows, options.metrics)}\n")
         # Only what the store has taken can be reported there: else `--resume` does it.
-        outage.insist(uri, parent.patience, lambda: tracking.end_children(uri, base["experiment"], parent.id))
+        outage.insist(uri, parent.patience, lambda: store.end_children(uri, base["experiment"], parent.id))
         if rows:
             _report(parent, rows, outcome, options.metrics, time.perf_counter() - begin)
         if outcome.away:
@@ -189,7 +189,7 @@ def run_sweep(
     finally:
         parent.patience = 0.0  # who stops does not want to wait, and the others have waited
         with contextlib.suppress(outage.Away):  # `--resume` ends them
-            tracking.end_children(uri, base["experiment"], parent.id)
+            store.end_children(uri, base["experiment"], parent.id)
         try:
             parent.end(status, error)
         except outage.Away:
@@ -215,7 +215,7 @@ def _trials(
 
 def _settings_of(uri: str, run_id: str, config_class: type[RunConfig]) -> list[space.Setting]:
     """The settings that a sweep was started with, which need not be all that its axes give."""
-    _, text = tracking.read(uri, run_id, SETTINGS)
+    _, text = store.read(uri, run_id, SETTINGS)
     if text is None:
         raise usage_error(f"sweep {run_id} was killed before it kept its settings: start it anew")
     return [
@@ -228,7 +228,7 @@ def _finished_before(uri: str, experiment: str, parent: str, trials: list[dict[s
     """The trials that a killed driver had seen to their end, as MLflow has them."""
     named = {(space.label(trial["setting"]), str(trial["seed"])): trial for trial in trials}
     outcome = Outcome()
-    for child in tracking.children(uri, experiment, parent, "FINISHED"):
+    for child in store.children(uri, experiment, parent, "FINISHED"):
         trial = named.pop((child.data.tags.get("setting"), child.data.params.get("seed")), None)
         if trial is not None and "stopped" not in child.data.tags:
             metrics = {**child.data.metrics, "seconds": child.data.metrics.get("duration_seconds", 0.0)}
@@ -368,8 +368,8 @@ def _parsed_again(words: list[str]) -> tuple[argparse.Namespace, Any, space.Spac
     parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"))
     again = parser.parse_args(words)
     run_id = again.resume
-    client, uri = tracking.connect(again.tracking_uri)
-    tags = tracking.find(client, uri, run_id).data.tags
+    client, uri = store.connect(again.tracking_uri)
+    tags = store.find(client, uri, run_id).data.tags
     if "words" not in tags:
         raise usage_error(f"run {run_id} is no sweep; a recipe's run goes on with its own --resume")
     words = json.loads(tags["words"])

@@ -188,3 +188,29 @@ def scatter(
     figure.legend(handles, names, loc="outside right center", markerscale=2.5, fontsize="small")
     figure.suptitle(title)
     return figure
+
+
+def range_test(
+    rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, steepest: float, lowest: float
+) -> Figure:
+    """The loss over the learning rate, with the rates that are suggested.
+
+    Args:
+        rates: the learning rate of each step.
+        losses: the loss of its batch.
+        smooth: the same, smoothed.
+        steepest, lowest: the rates where that falls steepest, and where it is lowest.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.semilogx(rates, losses, color="tab:blue", alpha=0.3, label="loss of the batch")
+    axes.semilogx(rates, smooth, color="tab:blue", label="smoothed")
+    axes.axvline(steepest, color="tab:green", linestyle="--", label=f"steepest: {steepest:.2g}")
+    axes.axvline(lowest, color="tab:red", linestyle=":", label=f"lowest: {lowest:.2g}")
+    low, high = smooth.min(), smooth[: max(1, len(smooth) // 2)].max()
+    axes.set_ylim(low - 0.2 * (high - low), high + 0.5 * (high - low))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

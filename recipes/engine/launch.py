@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import backend, checkpoints, interruption, tracking
+from recipes.engine import backend, checkpoints, interruption, recorder, store, tracking
 from recipes.engine.backend import make_deterministic, require_installed
 from recipes.engine.config import RunConfig, check_words, field_types, value_of
 from recipes.engine.errors import Finished, RecipeError, usage_error
@@ -31,13 +31,14 @@ def main(config_class: type[RunConfig], train: Train) -> None:
     words = sys.argv[1:]
     try:
         given = check_words(config_class, words)
-        if given.get("resume") and not {"-h", "--help"} & set(words):
-            config = resumed(config_class, given, recipe_name(train))
-        else:
-            import tyro
-
-            config = tyro.cli(config_class, args=words, description=_description(train), prog=_command(train))
-        metrics = run_recipe(config, train)
+        if {"-h", "--help"} & set(words):
+            _parsed(config_class, words, train)  # prints, and exits
+        with recorder.beside(given.get("tracking_uri", config_class().tracking_uri)):
+            if given.get("resume"):
+                config = resumed(config_class, given, recipe_name(train))
+            else:
+                config = _parsed(config_class, words, train)
+            metrics = run_recipe(config, train)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -75,6 +76,12 @@ def run_recipe(
             FAILED (with the tag `error`) or KILLED, and keeps what was logged.
     """
     name = recipe_name(train)
+    experiment = config.experiment or name
+    uri = store.absolute(config.tracking_uri)
+
+    def announce(run_id: str) -> None:
+        print(f"run {run_id}  experiment '{experiment}'  {uri}", flush=True)
+
     if config.backend != "numpy":
         require_installed(config.backend)
         if getattr(config, "deterministic", False):
@@ -83,10 +90,11 @@ def run_recipe(
     if config.resume:
         run = tracking.resume(config.tracking_uri, config.resume)
         run.patience = patience
+        announce(run.id)
     else:
         run = tracking.start(
-            config.tracking_uri,
-            config.experiment or name,
+            uri,
+            experiment,
             run_name=run_name or f"{name} {config.backend} seed {config.seed}",
             params={field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
             tags={
@@ -97,9 +105,9 @@ def run_recipe(
                 **(tags or {}),
             },
             patience=patience,
+            opened=announce,
         )
     run.only_training, run.watch = only_training, watch
-    print(f"run {run.id}  experiment '{run.experiment}'  {run.uri}", flush=True)
     start = time.perf_counter()
     handlers = interruption.listen()
     try:
@@ -158,14 +166,13 @@ def resumed(config_class: type[RunConfig], given: Mapping[str, Any], name: str) 
         RecipeError: no such run, a run of another recipe, or a field that cannot change now.
     """
     run_id = given["resume"]
-    client, uri = tracking.connect(given.get("tracking_uri", config_class().tracking_uri))
-    found = tracking.find(client, uri, run_id)
-    recipe = found.data.tags.get("recipe")
+    found = recorder.store(given.get("tracking_uri", config_class().tracking_uri)).look_up(run_id)
+    recipe = found.tags.get("recipe")
     if recipe != name:
         raise usage_error(
             f"run {run_id} is one of recipe {recipe}: python -m recipes.{recipe} --resume {run_id}"
         )
-    recorded = recorded_fields(config_class, found.data.params)
+    recorded = recorded_fields(config_class, found.params)
     for field, value in given.items():
         if field not in FREE_ON_RESUME and value != recorded.get(field):
             raise usage_error(
@@ -192,6 +199,12 @@ def recipe_name(train: Train) -> str:
     if module == "__main__":
         module = sys.modules["__main__"].__spec__.name
     return module.rsplit(".", 1)[-1]
+
+
+def _parsed(config_class: type[RunConfig], words: list[str], train: Train) -> RunConfig:
+    import tyro
+
+    return tyro.cli(config_class, args=words, description=_description(train), prog=_command(train))
 
 
 def _seed(config: RunConfig) -> None:

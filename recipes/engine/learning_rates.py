@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from recipes import engine
 from recipes.engine.data.batches import Batches
 from recipes.engine.errors import Finished, RecipeError
 from recipes.engine.tracking import Run
@@ -51,7 +51,7 @@ def find(train: Callable, batches: Batches, run: Run) -> None:
     rates, losses = rates[: len(losses)], np.array(losses)
     smooth = smoothed(losses)
     steepest, lowest = suggest(rates, smooth)
-    run.figure("learning_rate_range", draw(rates, losses, smooth, steepest, lowest))
+    run.figure("learning_rate_range", engine.figures.range_test(rates, losses, smooth, steepest, lowest))
     raise Finished({"suggested/learning_rate": steepest, "suggested/peak": lowest})
 
 
@@ -79,20 +79,3 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     settled = losses[UNSETTLED : lowest + 1]
     falls = settled[WINDOW:] - settled[:-WINDOW]
     return float(rates[UNSETTLED + int(np.argmin(falls)) + WINDOW // 2]), float(rates[lowest])
-
-
-def draw(rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, steepest: float, lowest: float) -> Figure:
-    """The loss over the learning rate, with the suggestions."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.semilogx(rates, losses, color="tab:blue", alpha=0.3, label="loss of the batch")
-    axes.semilogx(rates, smooth, color="tab:blue", label="smoothed")
-    axes.axvline(steepest, color="tab:green", linestyle="--", label=f"steepest: {steepest:.2g}")
-    axes.axvline(lowest, color="tab:red", linestyle=":", label=f"lowest: {lowest:.2g}")
-    low, high = smooth.min(), smooth[: max(1, len(smooth) // 2)].max()
-    axes.set_ylim(low - 0.2 * (high - low), high + 0.5 * (high - low))
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel("training loss")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure

@@ -12,7 +12,7 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.models import Model, infer_signature
 
 import layers
-from recipes.engine import tracking
+from recipes.engine import store
 
 
 def log(
@@ -62,5 +62,5 @@ def load(uri: str, tracking_uri: str | None = None) -> keras.Model:
     """
     for name in layers.__all__:
         getattr(layers, name)  # Keras finds a class by its registration, that is after its import
-    mlflow.set_tracking_uri(tracking.absolute(tracking_uri))
+    mlflow.set_tracking_uri(store.absolute(tracking_uri))
     return mlflow.keras.load_model(uri)

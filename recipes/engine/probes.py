@@ -21,7 +21,8 @@ import numpy as np
 from keras import ops
 
 from layers.recurrent import loop
-from recipes.engine import figures, gradients
+from recipes import engine
+from recipes.engine import gradients
 from recipes.engine.data.batches import Batches
 from recipes.engine.tracking import Run
 
@@ -164,7 +165,8 @@ def draw(run: Run) -> None:
                 table[row, steps.index(step)] = value
         labels = [name.split("/", 1)[1] for name in names]
         run.figure(
-            f"probe_{kind}", figures.heatmap(table, labels, steps, title, logarithmic=kind in LOGARITHMIC)
+            f"probe_{kind}",
+            engine.figures.heatmap(table, labels, steps, title, logarithmic=kind in LOGARITHMIC),
         )
 
 

@@ -10,7 +10,8 @@ from keras import ops
 
 import layers
 from recipes import seq2seq_multi30k as recipe
-from recipes.engine import launch, probes, tracking, translations
+from recipes.engine import launch, probes, translations
+from recipes.engine import store as stores
 from recipes.engine.data import translation
 from recipes.engine.data.translation import Corpus, Pairs
 from recipes.engine.errors import RecipeError
@@ -84,7 +85,7 @@ def test_it_learns_and_leaves_everything_in_mlflow(trained):
     assert run.data.tags["bleu.signature"].startswith("nrefs:1|case:lc|eff:no|tok:13a|")
     figures = {f.path for f in client.list_artifacts(run.info.run_id, "figures")}
     assert figures == {f"figures/{n}.png" for n in ("learning_curves", "attention_maps", "bleu_by_length")}
-    parameters, text = tracking.read(store, run.info.run_id, "translations.json")
+    parameters, text = stores.read(store, run.info.run_id, "translations.json")
     stored = json.loads(text)["test"]
     assert parameters["attention"] == "luong-general"
     assert stored["source"] == list(corpus.tests["test"].source)

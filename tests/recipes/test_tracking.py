@@ -11,12 +11,13 @@ import time
 import mlflow
 import pytest
 
-from recipes.engine import interruption, outage, tracking
+from recipes.engine import interruption, outage, recorder, tracking
+from recipes.engine import store as stores
 from recipes.engine.errors import RecipeError
 
 pytestmark = pytest.mark.once
 
-create_store = tracking._create_store  # as it is outside the tests, see conftest.py
+create_store = stores._create_store  # as it is outside the tests, see conftest.py
 
 
 @pytest.fixture
@@ -78,15 +79,15 @@ def test_an_unknown_kind_of_store():
 def test_metrics_wait_for_a_store_that_is_away(store, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "AT_LEAST", 0.0)
     run = begin(store)
-    answering = run._client.log_batch
+    answering = run._store.client.log_batch
 
     def away(*args, **kwargs):
         raise mlflow.exceptions.MlflowException("away")
 
-    monkeypatch.setattr(run._client, "log_batch", away)
+    monkeypatch.setattr(run._store.client, "log_batch", away)
     run.metrics({"loss": 1.0}, step=1)
     assert "metrics not stored (away)" in capsys.readouterr().err
-    monkeypatch.setattr(run._client, "log_batch", answering)
+    monkeypatch.setattr(run._store.client, "log_batch", answering)
     run.metrics({"loss": 0.5}, step=2)
     run.end("FINISHED")
     assert len(mlflow.MlflowClient(store).get_metric_history(run.id, "loss")) == 2
@@ -96,14 +97,14 @@ def test_calls_to_a_slow_store_are_few(store, monkeypatch):
     """Steps that take no time share calls; none is lost, and `flush` does not wait."""
     monkeypatch.setattr(tracking, "AT_LEAST", 0.0)
     run, calls = begin(store), []
-    answering = run._client.log_batch
+    answering = run._store.client.log_batch
 
     def slow(*args, **kwargs):
         calls.append(1)
         time.sleep(0.05)
         return answering(*args, **kwargs)
 
-    monkeypatch.setattr(run._client, "log_batch", slow)
+    monkeypatch.setattr(run._store.client, "log_batch", slow)
     for step in range(100):
         run.metrics({"loss": 1 / (step + 1)}, step)
     assert len(calls) <= 3
@@ -115,9 +116,9 @@ def test_calls_to_a_slow_store_are_few(store, monkeypatch):
 
 def test_a_short_run_sends_all_at_once(store, monkeypatch):
     run, calls = begin(store), []
-    answering = run._client.log_batch
+    answering = run._store.client.log_batch
     monkeypatch.setattr(
-        run._client, "log_batch", lambda *args, **kwargs: (calls.append(1), answering(*args, **kwargs))
+        run._store.client, "log_batch", lambda *args, **kwargs: (calls.append(1), answering(*args, **kwargs))
     )
     run.tags({"colour": "blue"})
     for step in range(1000):  # more than MLflow takes in one call
@@ -134,7 +135,7 @@ def test_metrics_of_a_store_that_stays_away_are_kept_in_a_file(store, monkeypatc
     def away(*args, **kwargs):
         raise mlflow.exceptions.MlflowException("away")
 
-    monkeypatch.setattr(run._client, "log_batch", away)
+    monkeypatch.setattr(run._store.client, "log_batch", away)
     run.metrics({"loss": 1.0}, step=1)
     with pytest.raises(outage.Away, match="1 metric values and the state FINISHED are kept") as lost:
         run.end("FINISHED")
@@ -151,7 +152,7 @@ def test_what_is_kept_of_a_run_is_sent_by_the_next_one(store, tmp_path, monkeypa
         raise mlflow.exceptions.MlflowException("away")
 
     for call in ("log_batch", "set_tag", "set_terminated"):
-        monkeypatch.setattr(run._client, call, away)
+        monkeypatch.setattr(run._store.client, call, away)
     run.tags({"colour": "blue"})
     run.metrics({"loss": 1.0}, step=1)
     with pytest.raises(outage.Away):
@@ -188,12 +189,15 @@ def failing(times, error):
 
 def test_a_run_begins_and_ends_when_the_store_is_back(store, monkeypatch, impatient):
     fail = failing(2, outage.Away("away"))
-    monkeypatch.setattr(tracking, "probe", lambda uri: fail())
+    monkeypatch.setattr(stores, "probe", lambda uri: fail())
     run = begin(store, patience=30)
     for call in ("log_batch", "set_terminated", "log_artifact"):
-        original, fail = getattr(run._client, call), failing(2, mlflow.exceptions.MlflowException("away"))
+        original, fail = (
+            getattr(run._store.client, call),
+            failing(2, mlflow.exceptions.MlflowException("away")),
+        )
         monkeypatch.setattr(
-            run._client,
+            run._store.client,
             call,
             lambda *words, fail=fail, original=original, **named: (fail(), original(*words, **named)),
         )
@@ -234,7 +238,7 @@ def test_children_that_nobody_runs_are_ended(store):
     orphan = begin(store, tags={"mlflow.parentRunId": parent.id})
     done = begin(store, tags={"mlflow.parentRunId": parent.id})
     done.end("FINISHED")
-    assert tracking.end_children(store, "e", parent.id) == 1
+    assert stores.end_children(store, "e", parent.id) == 1
     client = mlflow.MlflowClient(store)
     assert client.get_run(orphan.id).info.status == "KILLED"
     assert client.get_run(done.id).info.status == "FINISHED"
@@ -286,7 +290,7 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     """MLflow cannot mend a store whose tables are half made: it is there whole, or not at all."""
     from mlflow import MlflowClient
 
-    monkeypatch.setattr(tracking, "_create_store", create_store)
+    monkeypatch.setattr(stores, "_create_store", create_store)
 
     class Killed(BaseException):
         pass
@@ -298,9 +302,9 @@ def test_a_kill_while_the_store_is_made_leaves_none(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "search_experiments", killed)
         with pytest.raises(Killed):
-            tracking.connect(uri)
+            stores.connect(uri)
     assert not (tmp_path / "mlflow.db").exists()
-    client, _ = tracking.connect(uri)
+    client, _ = stores.connect(uri)
     assert client.search_experiments()
 
 
@@ -325,3 +329,71 @@ def test_ctrl_c_in_a_finalizer_is_not_lost(capsys):
     interruption.check()  # the next training in this process starts anew
     assert signal.getsignal(signal.SIGINT) is before
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_process_of_its_own_records_a_run(store, tmp_path, monkeypatch):
+    """The same calls, answers and errors as in this process, which does not import MLflow for them."""
+    with recorder.beside(store):
+        run = begin(store)
+        assert isinstance(run._store, recorder.Recorder)
+        run.metrics({"loss": 1.0}, step=3)
+        run.text("notes.txt", "hello")
+        run.end("KILLED")
+        with pytest.raises(RecipeError, match=r"there is no run 'abc' in .*mlflow.db") as error:
+            tracking.resume(store, "abc")
+        assert error.value.exit_code == 2
+        again = tracking.resume(store, run.id)
+        assert again._stored == {"loss": [(3, 1.0)]} and again.experiment == "e"
+        assert again._store._here is None
+        again._store._process.kill()  # the run goes on without
+        again.metrics({"loss": 0.5}, step=4)
+        again.end("FINISHED")
+        assert again._store._here is not None
+    client = mlflow.MlflowClient(store)
+    assert client.get_run(run.id).info.status == "FINISHED"
+    assert [(m.step, m.value) for m in client.get_metric_history(run.id, "loss")] == [(3, 1.0), (4, 0.5)]
+    assert [f.path for f in client.list_artifacts(run.id)] == ["notes.txt"]
+
+
+def test_a_broken_call_leaves_no_answer_for_the_next(store, monkeypatch):
+    with recorder.beside(store):
+        run = begin(store)
+        with monkeypatch.context() as patch:
+            patch.setattr(recorder.pickle, "load", lambda file: os.kill(os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                run._store.look_up(run.id)
+        assert run._store.look_up(run.id).params == {"a": "1"}
+        run.end("KILLED")
+    assert mlflow.MlflowClient(store).get_run(run.id).info.status == "KILLED"
+
+
+def test_a_run_that_its_process_did_not_end_was_killed(store):
+    with recorder.beside(store):
+        ended, left = begin(store), begin(store)
+        ended.end("FAILED")
+        left.metrics({"loss": 1.0}, step=1)
+        left.flush()
+    client = mlflow.MlflowClient(store)
+    assert client.get_run(ended.id).info.status == "FAILED"
+    assert client.get_run(left.id).info.status == "KILLED"
+
+
+def test_a_store_that_cannot_be_opened_is_said_when_the_run_is_needed(tmp_path):
+    (tmp_path / "file").write_text("")
+    uri = f"sqlite:///{tmp_path}/file/mlflow.db"
+    with recorder.beside(uri):
+        run = begin(uri)
+        for _ in range(2):  # the run's own end says so again
+            with pytest.raises(RecipeError, match="cannot make the tracking store's folder"):
+                run.end("FAILED")
+
+
+def test_a_killed_run_is_resumed_after_its_recorder_ended(store, monkeypatch):
+    run = begin(store)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as busy:
+        run.tags({**tracking.process_tags(), "recorder": busy.pid})
+        run.end("KILLED")
+        monkeypatch.setattr(tracking, "LAST_CALL", 0.2)
+        with pytest.raises(RecipeError, match=f"process {busy.pid} still records"):
+            tracking.resume(store, run.id)
+    tracking.resume(store, run.id).end("FINISHED")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.engine import tracking
+from recipes.engine import store, tracking
 from tuning import document, figures, paper, records, report
 
 pytestmark = pytest.mark.once
@@ -65,7 +65,7 @@ def test_a_report_tells_what_mlflow_has(swept, tmp_path, capsys):
         assert words in text
     assert "predicts val/accuracy" in text  # importance
     assert 4 <= pages(printed) <= 8
-    client, _ = tracking.connect(uri)
+    client, _ = store.connect(uri)
     kept = {file.path for file in client.list_artifacts(run_id, "report")}
     assert kept == {f"report/report-{run_id}.html", f"report/report-{run_id}.pdf"}
 

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from recipes.engine import checkpoints, programs, tracking
+from recipes.engine import checkpoints, programs, store, tracking
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.tuning.sweeping import DIGITS, output_of
@@ -104,7 +104,7 @@ def ray(monkeypatch, tmp_path):
 def base_of(**fields):
     return {
         "backend": "torch", "dataset": "digits", "units": 16, "epochs": 4, "experiment": "members",
-        "tracking_uri": tracking.absolute(None), "checkpoint_dir": Path("checkpoints").absolute(), **fields,
+        "tracking_uri": store.absolute(None), "checkpoint_dir": Path("checkpoints").absolute(), **fields,
     }  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def base_of(**fields):
 def test_a_metric_that_nobody_measures(ray, epochwise):
     """A search hears the worst and the sweep ends with the sentence; a scheduler's trials say it at once."""
     base, worst = base_of(epochs=2), {"val/acuracy": -math.inf}
-    tracking.connect(base["tracking_uri"])
+    store.connect(base["tracking_uri"])
     sample = {"trial": {"runs": [{"setting": {}, "seed": 0}]}}
     axes = space.Space({}, {}, {}, {})
     trainable.run_trial(sample, base, "mlp_fashion", "parent", {}, 0.0, axes, [0], worst, 1, False, epochwise)
@@ -137,8 +137,8 @@ def call(member, setting, interval=2, **fields):
 
 
 def members():
-    _, uri = tracking.connect(None)
-    return {run.data.tags["member"]: run for run in tracking.children(uri, "members", "parent")}
+    _, uri = store.connect(None)
+    return {run.data.tags["member"]: run for run in store.children(uri, "members", "parent")}
 
 
 def test_weights_right_after_an_exploitation_are_the_donors_bit_for_bit(ray, monkeypatch):
@@ -203,7 +203,7 @@ def test_a_member_that_only_waited_goes_on_as_if_it_had_not(ray):
     one, two = members()["1"], members()["2"]
     assert not [name for name in two.data.tags if name.startswith("exploited")]
     for name in ("val/loss", "train/loss", "pbt/dropout", "lr"):
-        client, _ = tracking.connect(None)
+        client, _ = store.connect(None)
         assert curve(client, one, name) == curve(client, two, name)
 
 
