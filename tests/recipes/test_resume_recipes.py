@@ -25,6 +25,17 @@ CASES = [
         {"epochs": 3, "filters": 2, "checkpoint_every": "7"},
         [(Progress, "after_step", 25)],
     ),
+    (
+        "numpy_mlp",
+        {"epochs": 2, "checkpoint_every": "10", "early_stopping": 2},
+        [(Progress, "after_step", 50)],
+    ),
+    ("numpy_cnn", {"epochs": 2, "checkpoint_every": "10"}, [(Progress, "_end_epoch", 2)]),
+    (
+        "numpy_rnn",  # with a state that is carried from batch to batch
+        {"epochs": 2, "checkpoint_every": "10"},
+        [(Progress, "after_step", 150), (Part, "flush", 20)],
+    ),
     ("ntk_width", {"epochs": 20, "widths": "4,8"}, [(Part, "once", 4), (Part, "flush", 3)]),
 ]
 
