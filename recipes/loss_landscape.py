@@ -49,8 +49,8 @@ from keras import ops
 import layers
 from recipes import engine
 from recipes.engine import gradients, launch
-from recipes.engine.config import RunConfig
-from recipes.engine.errors import RecipeError, usage_error
+from recipes.engine.config import TrainingConfig
+from recipes.engine.errors import usage_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ SMALLEST = 1e-7  # loss that has a place on a logarithmic scale: in float32 it c
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(TrainingConfig):
     """What can be varied."""
 
     dataset: Literal["digits", "shapes", "cifar10", "mnist", "fashion_mnist"] = "digits"
@@ -265,7 +265,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     data = engine.data.load(config.dataset, config.data_dir)
     run.tags({"dataset.fingerprint": data.fingerprint})
     model = build_model(config, data)
-    snapshots = fit(config, model, data, run)
+    snapshots, ends = fit(config, model, data, run)
     sums = compiled_sums(model)
     final, state = snapshots[-1], gradients.variables_of(model)[1]
     on_train = measure_on(sums, state, data.train, config.examples)
@@ -293,7 +293,8 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     sides = [around(path[:, axis], config.points) for axis in (0, 1)]
     valley = grid(on_train, final, plane, *sides)
     projected = on_train(final + path @ plane)
-    seen = np.array([loss for _, loss in run.history["train/loss"]])
+    points = dict(run.history["train/loss"])
+    seen = np.array([points[step] for step in ends])
 
     title = f"{config.depth} layers, shortcuts: {config.shortcut}, {data.name}"
     run.figure("learning_curves", engine.figures.learning_curves(run.history, title))
@@ -319,12 +320,22 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
 
 def fit(
     config: Config, model: keras.Model, data: engine.data.Dataset, run: engine.tracking.Run
-) -> list[np.ndarray]:
-    """Train by SGD; returns the weights at the start and after every epoch, (weights,) each."""
-    batches = engine.data.Batches(data.train, config.batch_size, config.seed)
-    schedule = layers.schedules.CosineDecay(config.learning_rate, batches.steps_per_epoch * config.epochs)
+) -> tuple[np.ndarray, list[int]]:
+    """Train by SGD.
+
+    Returns:
+        The weights at the start and after every epoch, (epochs + 1, weights), and the steps at which those
+        ended.
+    """
+    batches = engine.data.Batches(data.train, config.batch_size, config.seed, accumulate=config.accumulate)
+    updates = batches.steps_per_epoch // config.accumulate
+    schedule = layers.schedules.CosineDecay(config.learning_rate, updates * config.epochs)
     optimizer = layers.optimizers.SGD(
-        schedule, momentum=0.9, nesterov=True, weight_decay=config.weight_decay or None
+        schedule,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=config.weight_decay or None,
+        **engine.training.optimizer_options(config),
     )
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -335,20 +346,23 @@ def fit(
         ),
         metrics=["accuracy"],
     )
-    snapshots = [flattened(gradients.variables_of(model)[0])]
-    for epoch in range(config.epochs):
-        first = epoch * batches.steps_per_epoch
-        last = first + batches.steps_per_epoch
-        history = model.fit(batches.between(first, last), shuffle=False, verbose=0).history
-        values = {f"train/{name}": float(points[-1]) for name, points in history.items()}
-        if not np.isfinite(values["train/loss"]):
-            raise RecipeError(
-                f"the loss is {values['train/loss']} after epoch {epoch + 1}: try a smaller --learning-rate"
-            )
-        run.metrics(values, last)
-        print(f"epoch {epoch + 1}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
-        snapshots.append(flattened(gradients.variables_of(model)[0]))
-    return snapshots
+    start = flattened(gradients.variables_of(model)[0])
+    snapshots = np.full((config.epochs + 1, len(start)), np.nan, start.dtype)  # nan: not there yet
+    snapshots[0] = start
+
+    def keep_weights() -> None:
+        snapshots[taken(snapshots)] = flattened(gradients.variables_of(model)[0])
+
+    engine.training.fit(
+        model, batches, data.validation, config, run, schedule, each_epoch=keep_weights, kept=[snapshots]
+    )
+    count = taken(snapshots)  # fewer than there could be, after an early stop
+    return snapshots[:count], [updates * epoch for epoch in range(1, count)]
+
+
+def taken(snapshots: np.ndarray) -> int:
+    """How many rows hold weights."""
+    return int(np.sum(~np.isnan(snapshots[:, 0])))
 
 
 def kernels_alone(row: np.ndarray, shapes: Sequence[tuple[int, ...]], final: np.ndarray) -> np.ndarray:
@@ -453,7 +467,7 @@ def trajectory_figure(
         losses: (rows, columns), over the plane.
         path: (n, 2), coordinates of the snapshots.
         explained: share of the variance by principal component.
-        seen: (n - 1,), mean loss of training in each epoch.
+        seen: (n - 1,), loss of training at the end of each epoch.
         projected: (n,), the loss of their projections to the plane.
         title: what was trained.
     """
@@ -471,7 +485,7 @@ def trajectory_figure(
         for i, share in enumerate(explained[:2])
     ]
     left.set(xlabel=names[0], ylabel=names[1])
-    right.semilogy(range(1, len(path)), seen, ".-", label="seen in training, mean of the epoch")
+    right.semilogy(range(1, len(path)), seen, ".-", label="seen in training")
     right.semilogy(projected, ".-", label="on the plane, final statistics")
     right.set(xlabel="epoch", title="Training loss along the path")
     right.grid(alpha=0.3)

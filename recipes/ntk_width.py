@@ -54,8 +54,9 @@ from keras import ops
 import layers
 from recipes import engine
 from recipes.engine import gradients, launch
-from recipes.engine.config import RunConfig
+from recipes.engine.config import ResumableConfig
 from recipes.engine.errors import RecipeError, usage_error
+from recipes.engine.parts import Part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,8 +67,10 @@ MOMENTS = 8  # times, evenly spread over the logarithm, at which the kernel's ch
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ResumableConfig):
     """What can be varied."""
+
+    PARTS = True
 
     dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
     """Images whose classes 3 and 8 are told apart; digits is built in. The wave needs no data."""
@@ -87,11 +90,15 @@ class Config(RunConfig):
     """Networks of every width, from different starts."""
     examples: int = 64
     """Images to learn from."""
+    checkpoint_every: str = "60s"
+    """0: keep nothing; else every network's outcome is kept, for a killed run to go on with the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.depth, self.seeds, self.examples) < 1:
             raise usage_error("--depth, --seeds and --examples must be at least 1")
+        if self.early_stopping:
+            raise usage_error("--early-stopping is refused: networks are compared at one time of training")
         if len(self.sizes) < 2 or sorted({*self.sizes}) != self.sizes or self.sizes[0] < 1:
             raise usage_error(f"--widths takes two or more numbers in growing order, not '{self.widths}'")
 
@@ -319,15 +326,15 @@ class Outcome:
     start: np.ndarray  # outputs at the start, (places,)
     end: np.ndarray  # outputs at the end
     regression: np.ndarray  # what kernel regression with K at the start predicts for the end
-    moments: list[int]  # steps at which the kernel's change was measured
-    changes: list[float]  # |K_t - K_0| / |K_0| on the examples
+    moments: np.ndarray  # steps at which the kernel's change was measured
+    changes: np.ndarray  # |K_t - K_0| / |K_0| on the examples
 
 
 Outcomes = dict[tuple[str, int], list[Outcome]]  # by task and width, one a seed
 
 
-def study(config: Config, task: Task, width: int, rate: float) -> list[Outcome]:
-    """Train the networks of one width, measuring the kernel on the way."""
+def study(config: Config, task: Task, width: int, rate: float, run: engine.tracking.Run) -> list[Outcome]:
+    """Train the networks of one width, measuring the kernel on the way; a killed run keeps those it has."""
     model = build_model(width, config.depth, task.x.shape[1])
     function = function_of(model)
     outputs = gradients.compiled(function)
@@ -344,8 +351,8 @@ def study(config: Config, task: Task, width: int, rate: float) -> list[Outcome]:
     places = ops.convert_to_tensor(task.everywhere)
     x, y = ops.convert_to_tensor(task.x), ops.convert_to_tensor(task.y)
     moments = sorted({round(step) for step in np.geomspace(1, config.epochs, MOMENTS)})
-    outcomes = []
-    for seed in range(config.seed, config.seed + config.seeds):
+
+    def train_from(seed: int) -> dict[str, np.ndarray]:
         weights = draw(model, np.random.default_rng((seed, width)))
         before = kernel(weights, task.everywhere, task.x)
         start = ops.convert_to_numpy(outputs(weights, places)).astype("float64")
@@ -356,18 +363,20 @@ def study(config: Config, task: Task, width: int, rate: float) -> list[Outcome]:
                 if not np.isfinite(float(ops.convert_to_numpy(value))):
                     raise RecipeError(f"no finite loss at width {width}: try a smaller --learning-rate")
                 changes.append(distance(kernel(weights, task.x, task.x), before[: len(task.x)]))
-        outcomes.append(
-            Outcome(
-                before,
-                kernel(weights, task.everywhere, task.x),
-                start,
-                ops.convert_to_numpy(outputs(weights, places)).astype("float64"),
-                kernel_regression(before, start, task.y, config.epochs * rate),
-                moments,
-                changes,
-            )
-        )
-    return outcomes
+        return {
+            "before": before,
+            "after": kernel(weights, task.everywhere, task.x),
+            "start": start,
+            "end": ops.convert_to_numpy(outputs(weights, places)).astype("float64"),
+            "regression": kernel_regression(before, start, task.y, config.epochs * rate),
+            "moments": np.array(moments),
+            "changes": np.array(changes),
+        }
+
+    return [
+        Outcome(**Part(run, config, f"{task.name}-{width}-{seed}").once(lambda seed=seed: train_from(seed)))
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -394,7 +403,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         rate = step_size(config, limits[name], len(task.x))
         rows = []
         for width in config.sizes:
-            found = outcomes[name, width] = study(config, task, width, rate)
+            found = outcomes[name, width] = study(config, task, width, rate, run)
             rows.append([judge(task, outcome, limits[name]) for outcome in found])
             over = {key: [row[key] for row in rows[-1]] for key in rows[-1][0]}  # seeds by measure
             run.metrics({f"{key}/{name}": float(np.mean(values)) for key, values in over.items()}, step=width)

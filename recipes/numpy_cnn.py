@@ -26,8 +26,6 @@ Differences from LeNet-5:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,8 +37,9 @@ from layers.autograd.nn.losses import sparse_categorical_crossentropy
 from layers.autograd.optim import Adam, clip_by_global_norm
 from layers.autograd.schedules import cosine_decay
 from recipes.engine import figures, launch
-from recipes.engine.config import RunConfig
-from recipes.engine.data import Dataset, Split, load
+from recipes.engine.config import ResumableConfig
+from recipes.engine.data import Batches, Dataset, Split, load
+from recipes.engine.progress import Progress
 from recipes.engine.tracking import Run
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ResumableConfig):
     """Settings of the network and its training."""
 
     backend: Literal["numpy"] = "numpy"
@@ -100,14 +99,6 @@ def prepared(split: Split, mean: float, deviation: float) -> Split:
     return Split(x, split.y)
 
 
-def batches(split: Split, size: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One epoch in an order fixed by seed and epoch; an incomplete last batch is left out."""
-    order = np.random.default_rng((seed, epoch)).permutation(len(split))
-    for start in range(0, len(order) - size + 1, size):
-        chosen = order[start : start + size]
-        yield split.x[chosen], split.y[chosen]
-
-
 def probabilities(model: Module, x: np.ndarray) -> np.ndarray:
     """The network's class probabilities, (N, classes)."""
     with no_grad():
@@ -130,38 +121,29 @@ def train(config: Config, run: Run) -> dict[str, float]:
         prepared(split, mean, deviation) for split in (data.train, data.validation, data.test)
     )
     model = build_model(config, training.x.shape[1:], len(data.labels))
-    batch_size = min(config.batch_size, len(training))
-    per_epoch = len(training) // batch_size
-    optimizer = Adam(model.weights, cosine_decay(config.learning_rate, config.epochs * per_epoch))
+    batches = Batches(training, config.batch_size, config.seed)
+    schedule = cosine_decay(config.learning_rate, config.epochs * batches.steps_per_epoch)
+    optimizer = Adam(model.weights, schedule)
 
-    step = 0
-    for epoch in range(config.epochs):
-        start, total, norms = time.perf_counter(), 0.0, 0.0
-        for x, y in batches(training, batch_size, config.seed, epoch):
-            optimizer.zero_grad()
-            loss = sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True).mean()
-            loss.backward()
-            norms += clip_by_global_norm(model.weights, config.clip_norm) / per_epoch
-            optimizer.step()
-            total += loss.item() / per_epoch
-            step += 1
-        found = {
-            "train/loss": total,
-            "images_per_second": per_epoch * batch_size / (time.perf_counter() - start),
-            "grad_norm/global": norms,
-            "lr": optimizer.rate,
-            **{f"val/{k}": v for k, v in evaluate(model, validation).items()},
-            **{f"weight_norm/{path}": float(np.linalg.norm(w.data)) for path, w in model.named_weights()},
-        }
-        run.metrics(found, step)
-        print(
-            f"epoch {epoch + 1}/{config.epochs}  train loss {total:.4f}  "
-            f"val accuracy {found['val/accuracy']:.4f}",
-            flush=True,
-        )
+    def validate() -> dict[str, float]:
+        norms = {f"weight_norm/{path}": float(np.linalg.norm(w.data)) for path, w in model.named_weights()}
+        run.metrics(norms, progress.step)
+        return evaluate(model, validation)
+
+    progress = Progress(
+        config, run, batches, state={"training": optimizer.arrays}, evaluate=validate, schedule=schedule
+    )
+    for x, y in progress.batches():
+        optimizer.zero_grad()
+        loss = sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True).mean()
+        loss.backward()
+        norm = clip_by_global_norm(model.weights, config.clip_norm)
+        optimizer.step()
+        progress.after_step({"loss": loss.item(), "grad_norm": norm})
+    progress.finish()
 
     final = {f"test/{k}": v for k, v in evaluate(model, test).items()}
-    final |= {name: found[name] for name in ("train/loss", "val/loss", "val/accuracy")}
+    final |= {name: run.history[name][-1][1] for name in ("train/loss", "val/loss", "val/accuracy")}
     run.figure("learning_curves", figures.learning_curves(run.history, f"LeNet on {data.name}"))
     run.figure("filters", filters_figure(model.layers[0].kernel.data))
     run.figure("feature_maps", maps_figure(model, test.x[0]))

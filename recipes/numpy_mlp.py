@@ -28,8 +28,6 @@ Differences from Rumelhart et al.:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,8 +47,9 @@ from layers.autograd.nn.losses import sparse_categorical_crossentropy
 from layers.autograd.optim import Adam
 from layers.autograd.schedules import cosine_decay
 from recipes.engine import figures, launch
-from recipes.engine.config import RunConfig
-from recipes.engine.data import Dataset, Split, load
+from recipes.engine.config import ResumableConfig
+from recipes.engine.data import Batches, Dataset, Split, load
+from recipes.engine.progress import Progress
 from recipes.engine.tracking import Run
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ResumableConfig):
     """Settings of the network and its training."""
 
     backend: Literal["numpy"] = "numpy"
@@ -151,14 +150,6 @@ def prepared(split: Split, mean: float, deviation: float) -> Split:
     return Split(((split.x.reshape(len(split), -1) - mean) / deviation).astype(np.float32), split.y)
 
 
-def batches(split: Split, size: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One epoch in an order fixed by seed and epoch; an incomplete last batch is left out."""
-    order = np.random.default_rng((seed, epoch)).permutation(len(split))
-    for start in range(0, len(order) - size + 1, size):
-        chosen = order[start : start + size]
-        yield split.x[chosen], split.y[chosen]
-
-
 def probabilities(model: Module, x: np.ndarray) -> np.ndarray:
     """The network's class probabilities, (N, classes)."""
     with no_grad():
@@ -185,53 +176,38 @@ def train(config: Config, run: Run) -> dict[str, float]:
     if config.manual:
         copies["manual"] = build_model(config, training.x.shape[1], len(data.labels))
         steps["manual"] = manual_step
-    batch_size = min(config.batch_size, len(training))
-    per_epoch = len(training) // batch_size
-    schedule = cosine_decay(config.learning_rate, config.epochs * per_epoch)
+    batches = Batches(training, config.batch_size, config.seed)
+    schedule = cosine_decay(config.learning_rate, config.epochs * batches.steps_per_epoch)
     optimizers = {name: Adam(model.weights, schedule) for name, model in copies.items()}
-
-    history: dict[str, list[float]] = {"step": []}
-    step = 0
-    for epoch in range(config.epochs):
-        losses = dict.fromkeys(copies, 0.0)
-        seconds = 0.0
-        for x, y in batches(training, batch_size, config.seed, epoch):
-            for name, model in copies.items():
-                start = time.perf_counter()
-                losses[name] += steps[name](model, optimizers[name], x, y) / per_epoch
-                seconds += time.perf_counter() - start if name == "recorded" else 0.0
-            step += 1
-        found = {
-            "train/loss": losses["recorded"],
-            **{f"val/{k}": v for k, v in evaluate(copies["recorded"], validation).items()},
-            "lr": optimizers["recorded"].rate,
-            "images_per_second": per_epoch * batch_size / seconds,
-            **{
-                f"weight_norm/{path}": float(np.linalg.norm(w.data))
-                for path, w in copies["recorded"].named_weights()
-            },
-        }
-        if config.manual:
-            found["manual/train_loss"] = losses["manual"]
-            found["manual/distance"] = distance(copies["recorded"], copies["manual"])
-        run.metrics(found, step)
-        history["step"].append(step)
-        for name, value in found.items():
-            history.setdefault(name, []).append(value)
-        print(
-            f"epoch {epoch + 1}/{config.epochs}  train loss {found['train/loss']:.4f}  "
-            f"val accuracy {found['val/accuracy']:.4f}",
-            flush=True,
-        )
-
     model = copies["recorded"]
+
+    def validate() -> dict[str, float]:
+        norms = {f"weight_norm/{path}": float(np.linalg.norm(w.data)) for path, w in model.named_weights()}
+        if config.manual:
+            norms["manual/distance"] = distance(model, copies["manual"])
+        run.metrics(norms, progress.step)
+        return evaluate(model, validation)
+
+    progress = Progress(
+        config,
+        run,
+        batches,
+        state={name: optimizer.arrays for name, optimizer in optimizers.items()},
+        evaluate=validate,
+        schedule=schedule,
+    )
+    for x, y in progress.batches():
+        losses = {name: steps[name](copies[name], optimizers[name], x, y) for name in copies}
+        progress.after_step({"loss": losses.pop("recorded"), **{f"loss_{k}": v for k, v in losses.items()}})
+    progress.finish()
+
     final = {f"test/{k}": v for k, v in evaluate(model, test).items()}
-    final |= {name: history[name][-1] for name in ("train/loss", "val/loss", "val/accuracy")}
+    final |= {name: run.history[name][-1][1] for name in ("train/loss", "val/loss", "val/accuracy")}
     if config.manual:
         final["manual/test_accuracy"] = evaluate(copies["manual"], test)["accuracy"]
-        final["manual/distance"] = history["manual/distance"][-1]
+        final["manual/distance"] = distance(model, copies["manual"])
     p = probabilities(model, test.x)
-    run.figure("learning_curves", curves_figure(history))
+    run.figure("learning_curves", curves_figure(run.history))
     run.figure(
         "predictions", digits_figure(data, p, np.arange(24), "the first test images: prediction and truth")
     )
@@ -253,26 +229,30 @@ def distance(a: Module, b: Module) -> float:
     return (difference / size) ** 0.5
 
 
-def curves_figure(history: dict[str, list[float]]) -> Figure:
+def curves_figure(history: figures.History) -> Figure:
     """Losses and accuracy over the steps; below, how far rounding has driven the copies apart."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    steps = history["step"]
-    left.semilogy(steps, history["train/loss"], label="train, recorded gradients", lw=3, alpha=0.5)
-    if "manual/train_loss" in history:
-        left.semilogy(steps, history["manual/train_loss"], "k--", label="train, gradients by hand", lw=1)
-    left.semilogy(steps, history["val/loss"], label="validation")
+
+    def curve(name: str) -> tuple:
+        return tuple(zip(*history[name], strict=True))
+
+    left.semilogy(*curve("train/loss"), label="train, recorded gradients", lw=3, alpha=0.5)
+    if "train/loss_manual" in history:
+        left.semilogy(*curve("train/loss_manual"), "k--", label="train, gradients by hand", lw=1)
+    left.semilogy(*curve("val/loss"), label="validation")
     left.set(title="Loss", xlabel="step")
     left.legend()
-    middle.plot(steps, history["val/accuracy"], "C2")
+    middle.plot(*curve("val/accuracy"), "C2")
     middle.set(title="Validation accuracy", xlabel="step")
     if "manual/distance" in history:
-        right.plot(steps, history["manual/distance"], "C3.-")
+        steps, distances = curve("manual/distance")
+        right.plot(steps, distances, "C3.-")
         right.set(title="Relative distance of the two copies' weights", xlabel="step")
         right.set_ylim(bottom=0)
-        if not any(history["manual/distance"]):
+        if not any(distances):
             right.text(0.5, 0.5, "equal, bit for bit", transform=right.transAxes, ha="center")
     else:
         right.axis("off")

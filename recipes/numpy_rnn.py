@@ -28,8 +28,7 @@ Differences from Karpathy:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -39,10 +38,12 @@ from layers.autograd import Tensor, by_hand
 from layers.autograd.nn.initializers import glorot_uniform, orthogonal
 from layers.autograd.optim import Adam, clip_by_global_norm
 from layers.autograd.schedules import cosine_decay
-from recipes.engine import launch, writing
-from recipes.engine.config import RunConfig
+from recipes.engine import figures, launch, writing
+from recipes.engine.config import ResumableConfig
 from recipes.engine.data import text as texts
 from recipes.engine.errors import usage_error
+from recipes.engine.parts import Part
+from recipes.engine.progress import Progress
 from recipes.engine.tracking import Run
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ResumableConfig):
     """Settings of the cells and their training."""
+
+    PARTS = True
 
     backend: Literal["numpy"] = "numpy"
     """Only NumPy: this recipe needs no framework."""
@@ -195,21 +198,29 @@ def zero_state(cell: Cell, n: int, hidden: int) -> list[np.ndarray]:
     return [np.zeros((n, hidden), np.float32) for _ in range(cell.states)]
 
 
-def stretches(numbers: np.ndarray, batch: int, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+class Stretches:
     """The text cut into `batch` rows, read `length` characters at a time; a row goes on where it stopped."""
-    batch = min(batch, (len(numbers) - 1) // length)
-    width = (len(numbers) - 1) // batch
-    x = numbers[: batch * width].reshape(batch, width)
-    y = numbers[1 : batch * width + 1].reshape(batch, width)
-    for start in range(0, width - length + 1, length):
-        yield x[:, start : start + length], y[:, start : start + length]
+
+    unit, accumulate = "characters", 1
+
+    def __init__(self, numbers: np.ndarray, batch: int, length: int) -> None:
+        self.rows = texts.rows(numbers, min(batch, (len(numbers) - 1) // length))
+        self.length = length
+        self.units = len(self.rows[0]) * length
+        self.steps_per_epoch = self.rows[0].shape[1] // length
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch number `step` over all epochs: characters, and those that follow, (batch, length) each."""
+        place = step % self.steps_per_epoch * self.length
+        x, y = (part[:, place : place + self.length] for part in self.rows)
+        return x, y
 
 
 def evaluate(cell: Cell, weights: list[np.ndarray], numbers: np.ndarray, config: Config) -> float:
     """Mean negative log-likelihood of a character, in nats, the state carried along."""
-    losses, states = [], None
-    for x, y in stretches(numbers, 16, config.length):
-        states = states or zero_state(cell, len(x), config.hidden)
+    text = Stretches(numbers, 16, config.length)
+    losses, states = [], zero_state(cell, len(text.rows[0]), config.hidden)
+    for x, y in (text[step] for step in range(text.steps_per_epoch)):
         h, states, _ = run_forward(cell, weights, x, states)
         logits = h.reshape(x.size, -1) @ weights[3] + weights[4]
         losses.append(by_hand.softmax_crossentropy_forward(logits, y.reshape(-1))[0])
@@ -247,44 +258,36 @@ def sample(cell: Cell, weights: list[np.ndarray], config: Config, alphabet: str,
     return "".join(written)
 
 
-def train_cell(
-    name: str, config: Config, text: texts.Text, run: Run
-) -> tuple[list[np.ndarray], dict[str, list[float]]]:
-    """Train one cell; returns its weights and its history."""
-    cell = CELLS[name]
+def train_cell(cell: Cell, config: Config, text: texts.Text, part: Part) -> dict[str, np.ndarray]:
+    """Train one cell; returns its weights."""
     weights = [Tensor(w, requires_grad=True) for w in build_model(config, cell, len(text.alphabet))]
-    per_epoch = sum(1 for _ in stretches(text.train, config.batch_size, config.length))
-    optimizer = Adam(weights, cosine_decay(config.learning_rate, config.epochs * per_epoch))
-    history: dict[str, list[float]] = {"step": [], "train": [], "validation": []}
-    step = 0
-    for epoch in range(config.epochs):
-        states, losses, norms, start = None, [], [], time.perf_counter()
-        for x, y in stretches(text.train, config.batch_size, config.length):
-            states = states or zero_state(cell, len(x), config.hidden)
-            # The state goes on from stretch to stretch, the gradient stops between them: truncated BPTT.
-            loss, gradients, states = backpropagate(cell, [w.data for w in weights], x, y, states)
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = Tensor(gradient)
-            norms.append(clip_by_global_norm(weights, config.clip_norm))
-            optimizer.step()
-            losses.append(loss)
-            step += 1
-        seconds = time.perf_counter() - start
-        validation = evaluate(cell, [w.data for w in weights], text.validation, config)
-        for key, value in (("step", step), ("train", np.mean(losses)), ("validation", validation)):
-            history[key].append(float(value))
-        run.metrics(
-            {
-                f"{name}/train_loss": history["train"][-1],
-                f"{name}/val_loss": validation,
-                f"{name}/grad_norm": float(np.mean(norms)),
-                f"{name}/characters_per_second": len(losses) * x.size / seconds,
-                "lr": optimizer.rate,
-            },
-            step,
-        )
-        print(f"{name} epoch {epoch + 1}/{config.epochs}  val loss {validation:.4f}", flush=True)
-    return [w.data for w in weights], history
+    batches = Stretches(text.train, config.batch_size, config.length)
+    schedule = cosine_decay(config.learning_rate, config.epochs * batches.steps_per_epoch)
+    optimizer = Adam(weights, schedule)
+    states = zero_state(cell, len(batches.rows[0]), config.hidden)
+    progress = Progress(
+        config,
+        part,
+        batches,
+        state={"training": optimizer.arrays, "carried": states},
+        evaluate=lambda: {"loss": evaluate(cell, [w.data for w in weights], text.validation, config)},
+        schedule=schedule,
+    )
+    for x, y in progress.batches():
+        if progress.step % batches.steps_per_epoch == 0:
+            for state in states:
+                state[...] = 0
+        # The state goes on from stretch to stretch, the gradient stops between them: truncated BPTT.
+        loss, gradients, after = backpropagate(cell, [w.data for w in weights], x, y, states)
+        for state, new in zip(states, after, strict=True):
+            state[...] = new
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = Tensor(gradient)
+        norm = clip_by_global_norm(weights, config.clip_norm)
+        optimizer.step()
+        progress.after_step({"loss": loss, "grad_norm": norm})
+    progress.finish()
+    return dict(zip("WUbVc", (w.data for w in weights), strict=True))
 
 
 def train(config: Config, run: Run) -> dict[str, float]:
@@ -297,16 +300,14 @@ def train(config: Config, run: Run) -> dict[str, float]:
     histories, norms, samples = {}, {}, []
     best = ("", np.inf, np.inf)
     for name in names:
-        start = build_model(config, CELLS[name], len(text.alphabet))
-        before = gradient_norms(CELLS[name], start, text.validation, config, steps)
-        weights, histories[name] = train_cell(name, config, text, run)
-        after = gradient_norms(CELLS[name], weights, text.validation, config, steps)
-        norms[name] = (before, after)
-        samples.append(f"===== {name} =====\n{sample(CELLS[name], weights, config, text.alphabet)}\n")
-        validation, test = (
-            histories[name]["validation"][-1],
-            evaluate(CELLS[name], weights, text.test, config),
-        )
+        cell, part = CELLS[name], Part(run, config, name)
+        start = build_model(config, cell, len(text.alphabet))
+        before = gradient_norms(cell, start, text.validation, config, steps)
+        weights = [*part.once(lambda cell=cell, part=part: train_cell(cell, config, text, part)).values()]
+        after = gradient_norms(cell, weights, text.validation, config, steps)
+        histories[name], norms[name] = part.history, (before, after)
+        samples.append(f"===== {name} =====\n{sample(cell, weights, config, text.alphabet)}\n")
+        validation, test = (evaluate(cell, weights, split, config) for split in (text.validation, text.test))
         final |= {f"{name}/val_loss": validation, f"{name}/test_loss": test}
         final[f"{name}/reach"] = float(np.argmax(after < REACH) or steps)
         best = min(best, (name, validation, test), key=lambda entry: entry[1])
@@ -318,18 +319,18 @@ def train(config: Config, run: Run) -> dict[str, float]:
     return final
 
 
-def curves_figure(histories: dict[str, dict[str, list[float]]], single: float, pair: float) -> Figure:
+def curves_figure(histories: dict[str, figures.History], single: float, pair: float) -> Figure:
     """Validation loss of the cells against what counting characters and pairs achieves."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axis = figure.subplots()
     for i, (name, history) in enumerate(histories.items()):
-        axis.plot(history["step"], history["validation"], f"C{i}.-", label=f"{name.upper()} validation")
-        axis.plot(history["step"], history["train"], f"C{i}:", alpha=0.6, label=f"{name.upper()} training")
+        for curve, style, label in (("val/loss", ".-", "validation"), ("train/loss", ":", "training")):
+            axis.plot(*zip(*history[curve], strict=True), f"C{i}{style}", label=f"{name.upper()} {label}")
     axis.axhline(single, color="0.5", ls="--", lw=1)
     axis.axhline(pair, color="0.5", ls="--", lw=1)
-    right = max(h["step"][-1] for h in histories.values())
+    right = max(history["val/loss"][-1][0] for history in histories.values())
     axis.text(right, single, "frequencies of characters", ha="right", va="bottom", fontsize=8)
     axis.text(right, pair, "frequencies of pairs", ha="right", va="bottom", fontsize=8)
     axis.set(xlabel="step", ylabel="nats a character", title="Predicting the next character")

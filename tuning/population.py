@@ -58,9 +58,10 @@ def check(options: argparse.Namespace, config: RunConfig, axes: Space) -> None:
         raise usage_error(
             "--scheduler pbt draws --trials members of one seed: leave --search and --seeds away"
         )
-    if not isinstance(config, TrainingConfig) or config.checkpoint_interval() == (0, 0):
+    if not isinstance(config, TrainingConfig) or config.PARTS or config.checkpoint_interval() == (0, 0):
         raise usage_error(
-            "--scheduler pbt needs a recipe that writes checkpoints, and no --checkpoint-every 0"
+            "--scheduler pbt needs a recipe that trains one network and writes checkpoints, and no "
+            "--checkpoint-every 0"
         )
     if config.early_stopping or config.find_lr:
         raise usage_error("--scheduler pbt trains for all epochs: leave --early-stopping and --find-lr away")

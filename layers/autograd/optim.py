@@ -51,9 +51,20 @@ class Optimizer:
         if not self.weights:
             raise ValueError(f"{type(self).__name__}: no weights; call the model once, so that they exist")
         self.learning_rate = learning_rate
-        self.steps = 0
+        self._steps = np.zeros((), np.int64)  # an array, to be kept and put back like the others
         self.state = {name: [np.zeros_like(w.data) for w in self.weights] for name in self.state_names}
         self._scratch = [np.empty_like(w.data) for w in self.weights]
+
+    @property
+    def steps(self) -> int:
+        """Steps made."""
+        return int(self._steps)
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All that a step changes in place: weights, state and the number of steps."""
+        state = [array for arrays in self.state.values() for array in arrays]
+        return [*(weight.data for weight in self.weights), *state, self._steps]
 
     @property
     def rate(self) -> float:
@@ -68,7 +79,7 @@ class Optimizer:
     def step(self) -> None:
         """Change every weight that has a gradient."""
         rate = self.rate
-        self.steps += 1
+        self._steps += 1
         for i, weight in enumerate(self.weights):
             if weight.grad is not None:
                 state = [self.state[name][i] for name in self.state_names]

@@ -77,6 +77,29 @@ def save(folder: Path, label: str, arrays: Mapping[str, np.ndarray], facts: Mapp
     return path
 
 
+def attempt(
+    folder: Path, label: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], of_what: str
+) -> Path | None:
+    """Write a checkpoint; where that fails, say so and let the run go on.
+
+    Args:
+        folder, label, arrays, facts: as for `save`.
+        of_what: completes the warning: `at step 500`.
+
+    Returns:
+        The file, or None.
+    """
+    try:
+        return save(folder, label, arrays, facts)
+    except OSError as error:
+        print(
+            f"warning: no checkpoint {of_what} ({error.strerror}): the run goes on, "
+            "and could be resumed from the one before",
+            file=sys.stderr,
+        )
+        return None
+
+
 def newest(folder: Path, label: str) -> Checkpoint | None:
     """The last whole checkpoint whose name begins with `label`; None if there is none.
 
@@ -97,6 +120,13 @@ def prune(folder: Path, label: str, keep: int) -> None:
     paths = sorted(folder.glob(f"{label}-*.npz"), key=lambda path: path.stat().st_mtime_ns)
     for path in paths[: max(0, len(paths) - keep)]:
         path.unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Delete what a finished run does not need: all checkpoints but the best ones, those of its parts too."""
+    for path in folder.rglob("*.npz"):
+        if not path.name.startswith("best-"):
+            path.unlink(missing_ok=True)
 
 
 def _digest(content: Any) -> str:

@@ -57,9 +57,7 @@ class RunConfig:
     """Identifier of a killed run to go on with, as it was set up: no other flags are needed."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise usage_error(f"{_flag(name)} must be at least 1, not {getattr(self, name)}")
+        _at_least(self, epochs=1, batch_size=1)
         # A recipe may leave the learning rate open, to be chosen by its optimizer.
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise usage_error(f"--learning-rate must be positive, not {self.learning_rate}")
@@ -68,9 +66,10 @@ class RunConfig:
         for name, kind in typing.get_type_hints(type(self)).items():
             if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
                 raise unknown(f"value of {_flag(name)}", str(getattr(self, name)), typing.get_args(kind))
-        if self.resume is not None and not isinstance(self, TrainingConfig):
+        if self.resume is not None and not isinstance(self, ResumableConfig):
             raise usage_error(
-                "this recipe is done in minutes and writes no checkpoints: start it anew, without --resume"
+                "this recipe is done within a minute and writes no checkpoints: "
+                "start it anew, without --resume"
             )
 
     @classmethod
@@ -80,24 +79,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig(RunConfig):
-    """What every recipe can be told that trains a network with `engine.training`."""
+class ResumableConfig(RunConfig):
+    """What every recipe can be told that goes on after a kill, with `engine.progress` or `engine.parts`."""
 
     VALUES = RunConfig.VALUES | {
         "early_stopping",
         "checkpoint_every",
         "keep_checkpoints",
         "checkpoint_dir",
-        "probe",
-        "find_lr",
     }
+    PARTS: ClassVar[bool] = False
+    """Whether a run trains networks one after the other: then its epochs are none of the run's own."""
 
-    accumulate: int = 1
-    """Parts that a batch is cut into; their gradients are averaged before the update."""
-    clip_norm: float | None = None
-    """Largest norm of all gradients together; longer ones are scaled down."""
-    ema: float | None = None
-    """Momentum of an exponential moving average of the weights, which is what is evaluated and kept."""
     early_stopping: int = 0
     """Epochs without a better val/loss after which to stop and take the best weights; 0: never."""
     checkpoint_every: str = "60s"
@@ -106,22 +99,10 @@ class TrainingConfig(RunConfig):
     """Checkpoints to keep beside the best one, until the run is finished."""
     checkpoint_dir: Path = Path("mlruns/checkpoints")
     """Folder of the runs' checkpoints."""
-    probe: int = 0
-    """Optimizer steps between looks at every layer's gradients, weights and activations; 0: none."""
-    find_lr: bool = False
-    """Instead of training, raise the learning rate step by step, and suggest one."""
-    deterministic: bool = False
-    """Have GPUs repeat a run bit for bit, at the cost of speed; CPUs do so anyway."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("accumulate", 1), ("keep_checkpoints", 1), ("early_stopping", 0), ("probe", 0)):
-            if getattr(self, name) < least:
-                raise usage_error(f"{_flag(name)} must be at least {least}, not {getattr(self, name)}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise usage_error(f"--clip-norm must be positive, not {self.clip_norm}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise usage_error(f"--ema must lie between 0 and 1, not {self.ema}")
+        _at_least(self, keep_checkpoints=1, early_stopping=0)
         self.checkpoint_interval()
 
     def checkpoint_interval(self) -> tuple[int, float]:
@@ -131,6 +112,34 @@ class TrainingConfig(RunConfig):
         if not number.isdigit() or (seconds and int(number) == 0):
             raise usage_error(f"--checkpoint-every takes steps (500), seconds (60s) or 0, not '{word}'")
         return (0, float(number)) if seconds else (int(number), 0.0)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(ResumableConfig):
+    """What every recipe can be told that trains a network with `engine.training`."""
+
+    VALUES = ResumableConfig.VALUES | {"probe", "find_lr"}
+
+    accumulate: int = 1
+    """Parts that a batch is cut into; their gradients are averaged before the update."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; longer ones are scaled down."""
+    ema: float | None = None
+    """Momentum of an exponential moving average of the weights, which is what is evaluated and kept."""
+    probe: int = 0
+    """Optimizer steps between looks at every layer's gradients, weights and activations; 0: none."""
+    find_lr: bool = False
+    """Instead of training, raise the learning rate step by step, and suggest one."""
+    deterministic: bool = False
+    """Have GPUs repeat a run bit for bit, at the cost of speed; CPUs do so anyway."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, accumulate=1, probe=0)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise usage_error(f"--clip-norm must be positive, not {self.clip_norm}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise usage_error(f"--ema must lie between 0 and 1, not {self.ema}")
 
 
 def field_types(config_class: type[RunConfig]) -> dict[str, Any]:
@@ -191,6 +200,12 @@ def check_words(config_class: type[RunConfig], words: list[str]) -> dict[str, An
             raise usage_error(f"{flag} needs a value")
         given[flags[flag]] = value_of(config_class, flags[flag], value)
     return given
+
+
+def _at_least(config: RunConfig, **least: int) -> None:
+    for name, number in least.items():
+        if getattr(config, name) < number:
+            raise usage_error(f"{_flag(name)} must be at least {number}, not {getattr(config, name)}")
 
 
 def _flag(name: str) -> str:

@@ -119,7 +119,7 @@ def run_recipe(
         run.metrics(metrics, step=run.last_step)
         run.end("FINISHED")
         if run.checkpoints:  # nothing is left to go on with; the best one stays
-            checkpoints.prune(run.checkpoints, "step", keep=0)
+            checkpoints.clear(run.checkpoints)
         return metrics
     except KeyboardInterrupt:
         run.end("KILLED")

@@ -8,22 +8,27 @@
     progress.finish()
 """
 
+from __future__ import annotations
+
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from recipes.engine import checkpoints, interruption
-from recipes.engine.config import TrainingConfig
-from recipes.engine.data.batches import Batches
+from recipes.engine.config import ResumableConfig
 from recipes.engine.errors import Finished, RecipeError, usage_error
-from recipes.engine.probes import Probe
-from recipes.engine.tracking import Run
+
+if TYPE_CHECKING:
+    from recipes.engine.data.batches import Batches
+    from recipes.engine.parts import Part
+    from recipes.engine.probes import Probe
+    from recipes.engine.tracking import Run
 
 STRETCH = 100  # most steps at once: their batches are in memory together
 POINTS = 100  # points of a learning curve within a run
@@ -38,10 +43,11 @@ class Progress:
 
     Args:
         config: epochs, checkpoints, early stopping.
-        run: where metrics go: `train/*` (means over the steps since the last point), `val/*`, `lr` and
-            `images_per_second` (or what the batches count); the x-axis is the optimizer step.
+        run: the run, or a part of it; where metrics go: `train/*` (means over the steps since the last
+            point), `val/*`, `lr` and `images_per_second` (or what the batches count); the x-axis is the
+            optimizer step.
         batches: training data.
-        state: all variables that training changes, by group.
+        state: all that training changes, by group: Keras' variables, or arrays that are changed in place.
         evaluate: validation metrics, called after every epoch.
         schedule: the learning rate at an optimizer step; None where there is no one such rate.
         probe: looks inside the model now and then.
@@ -55,10 +61,10 @@ class Progress:
 
     def __init__(
         self,
-        config: TrainingConfig,
-        run: Run,
+        config: ResumableConfig,
+        run: Run | Part,
         batches: Batches,
-        state: Mapping[str, Sequence[keras.Variable]],
+        state: Mapping[str, Sequence[keras.Variable | np.ndarray]],
         evaluate: Callable[[], Mapping[str, float]],
         schedule: Callable[[int], Any] | None = None,
         probe: Probe | None = None,
@@ -71,6 +77,7 @@ class Progress:
         self.schedule = schedule
         self.probe = probe
         self.monitor = monitor
+        self.backend = config.backend
         self.epochs = config.epochs
         self.total = batches.steps_per_epoch * config.epochs
         self.interval = max(1, self.total // batches.accumulate // POINTS) * batches.accumulate
@@ -242,7 +249,7 @@ class Progress:
     def _write(self, label: str) -> Path | None:
         self.run.flush()  # what a checkpoint has passed is never recorded again
         facts = {
-            "backend": keras.backend.backend(),
+            "backend": self.backend,
             "step": self.step,
             "best": self.best,
             "best_update": self.best_update,
@@ -254,19 +261,13 @@ class Progress:
             "epoch_steps": self.epoch_steps,
             "variables": self._description(),
         }
-        try:
-            return checkpoints.save(self.folder, label, self._arrays(), facts)
-        except OSError as error:
-            print(
-                f"warning: no checkpoint at step {self.update} ({error.strerror}): the run goes on, "
-                "and could be resumed from the one before",
-                file=sys.stderr,
-            )
-            return None
+        return checkpoints.attempt(self.folder, label, self._arrays(), facts, f"at step {self.update}")
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {
-            f"{group}/{index:04d}": np.array(keras.ops.convert_to_numpy(variable))
+            f"{group}/{index:04d}": np.array(
+                variable if isinstance(variable, np.ndarray) else keras.ops.convert_to_numpy(variable)
+            )
             for group, variables in self.state.items()
             for index, variable in enumerate(variables)
         }
@@ -274,12 +275,12 @@ class Progress:
     def _description(self) -> dict[str, str]:
         """Every variable by its name in a checkpoint: what it is called and its shape."""
         return {
-            f"{group}/{index:04d}": f"{variable.name} {tuple(variable.shape)}"
+            f"{group}/{index:04d}": f"{getattr(variable, 'name', 'array')} {tuple(variable.shape)}"
             for group, variables in self.state.items()
             for index, variable in enumerate(variables)
         }
 
-    def _resume(self, config: TrainingConfig) -> None:
+    def _resume(self, config: ResumableConfig) -> None:
         found = checkpoints.newest(self.folder, "step")
         if found is None:
             print(f"run {self.run.id} has no checkpoint yet in {self.folder}: it starts at step 0")
@@ -305,11 +306,10 @@ class Progress:
         self.epoch_sums = facts["epoch_sums"]
         self.epoch_steps = facts["epoch_steps"]
         self.run.rewind(self.update)
-        backend = keras.backend.backend()
         note = "bit for bit as if it had not stopped"
-        if facts["backend"] != backend:
+        if facts["backend"] != self.backend:
             note = (
-                f"from {facts['backend']} to {backend}: weights, optimizer and data carry over, "
+                f"from {facts['backend']} to {self.backend}: weights, optimizer and data carry over, "
                 "random numbers and rounding do not"
             )
         print(f"resumed at step {self.update} of {self.total // self.data.accumulate}, {note}", flush=True)
@@ -317,7 +317,11 @@ class Progress:
     def _load(self, arrays: Mapping[str, np.ndarray]) -> None:
         for group, variables in self.state.items():
             for index, variable in enumerate(variables):
-                variable.assign(arrays[f"{group}/{index:04d}"].astype(variable.dtype))
+                value = arrays[f"{group}/{index:04d}"].astype(variable.dtype)
+                if isinstance(variable, np.ndarray):
+                    variable[...] = value
+                else:
+                    variable.assign(value)
 
     # The terminal
 

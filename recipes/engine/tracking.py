@@ -110,11 +110,16 @@ class Run:
         if time.perf_counter() >= self._next_send:
             self.flush()
 
-    def rewind(self, step: int) -> None:
-        """Begin again at an optimizer step: `history` holds what a resumed run had recorded up to there."""
-        self.last_step = max(step, 0)
-        self.history = {
-            name: [point for point in points if point[0] <= step] for name, points in self._stored.items()
+    def rewind(self, step: int, prefix: str = "") -> None:
+        """Begin again at an optimizer step: `history` holds what a resumed run had recorded up to there.
+
+        With a `prefix` this is done to the metrics whose names begin with it, and to no others.
+        """
+        self.last_step = max(self.last_step, step)
+        self.history |= {
+            name: [point for point in points if point[0] <= step]
+            for name, points in self._stored.items()
+            if name.startswith(prefix)
         }
 
     def tags(self, values: Mapping[str, Any]) -> None:

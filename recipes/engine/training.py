@@ -7,7 +7,7 @@ program, so that other values need no new one. What this step cannot say is said
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from recipes.engine import learning_rates, packs, probes, programs
 from recipes.engine.config import TrainingConfig
 from recipes.engine.data.batches import Batches
 from recipes.engine.data.datasets import Split
+from recipes.engine.parts import Part
 from recipes.engine.progress import Progress
 from recipes.engine.tracking import Run
 
@@ -39,9 +40,11 @@ def fit(
     batches: Batches,
     validation: Split | Callable[[], Mapping[str, float]],
     config: TrainingConfig,
-    run: Run,
+    run: Run | Part,
     schedule: Callable[[int], Any],
     validation_batch_size: int = 500,
+    each_epoch: Callable[[], None] | None = None,
+    kept: Sequence[np.ndarray] = (),
 ) -> None:
     """Train a compiled model, as the common flags say, and record its curves.
 
@@ -56,6 +59,8 @@ def fit(
         run: where curves go, and the number of trainable weights as `parameters`.
         schedule: the learning rate at an optimizer step.
         validation_batch_size: examples evaluated at once.
+        each_epoch: called before every validation, with the same weights.
+        kept: arrays that `each_epoch` changes in place; checkpoints hold them.
 
     Raises:
         RecipeError: the loss stopped being a number, or the run cannot be resumed.
@@ -70,6 +75,8 @@ def fit(
 
     def evaluate() -> dict[str, float]:
         with averaged(model, model.optimizer):
+            if each_epoch is not None:
+                each_epoch()
             return dict(measure())
 
     rates = rates_of(schedule, batches.steps_per_epoch // batches.accumulate * config.epochs)
@@ -83,6 +90,7 @@ def fit(
         state={
             "model": [variable for variable in model.variables if id(variable) not in others],
             "optimizer": model.optimizer.variables,
+            "kept": kept,
         },
         evaluate=evaluate,
         schedule=lambda step: rates[step],

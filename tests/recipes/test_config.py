@@ -71,7 +71,7 @@ def test_command_lines_that_can():
         ({"learning_rate": float("nan")}, "--learning-rate must be positive"),
         ({"seed": -1}, "--seed must lie in"),
         ({"colour": "blue"}, "unknown value of --colour 'blue'"),
-        ({"resume": "abc"}, "this recipe is done in minutes and writes no checkpoints"),
+        ({"resume": "abc"}, "this recipe is done within a minute and writes no checkpoints"),
     ],
 )
 def test_impossible_configurations(changes, sentence):

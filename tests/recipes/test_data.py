@@ -166,3 +166,14 @@ def test_crops_and_mirror_images_are_what_they_say(rng):
     results = cropped_and_flipped(np.repeat(image, 400, axis=0), *corners, rng.random(400) < 0.5)
     drawn = {result.tobytes() for result in results}
     assert drawn <= possible and len(drawn) > 100
+
+
+def test_batches_cover_an_epoch_once_and_depend_on_the_seed():
+    split = data.Split(np.arange(10), np.arange(10))
+    batches = data.Batches(split, 5, seed=0)
+    once = np.concatenate([batches[0][0], batches[1][0]])
+    np.testing.assert_array_equal(np.sort(once), np.arange(10))
+    np.testing.assert_array_equal(once, np.concatenate([data.Batches(split, 5, 0)[i][0] for i in (0, 1)]))
+    assert not np.array_equal(once, np.concatenate([batches[2][0], batches[3][0]]))
+    assert not np.array_equal(once, np.concatenate([data.Batches(split, 5, 1)[i][0] for i in (0, 1)]))
+    assert data.Batches(split, 4, 0).steps_per_epoch == 2  # the incomplete third is left out

@@ -17,10 +17,11 @@ from tests.recipes.agreement import (
     outputs_loss_and_gradient,
     set_weights_from_numpy,
 )
+from tests.recipes.recorded import Recorded
 
 DATA = Path(os.environ.get("TFDS_DATA_DIR", "absent"))
 
-QUICK = {"epochs": 1, "units": 4, "trees": 3}
+QUICK = {"epochs": 1, "units": 4, "trees": 3, "checkpoint_every": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_held_out_rows_tell_nothing(diabetes, scaling):
 
     def predicted(others):
         keras.utils.set_random_seed(0)
-        return recipe.predictions(config, diabetes.x[rows], diabetes.y[rows], others)
+        return recipe.predictions(config, diabetes.x[rows], diabetes.y[rows], others, Recorded())
 
     others = diabetes.x[held_out].copy()
     before = predicted(others)
@@ -86,11 +87,12 @@ def test_a_leaking_scaling_would_be_caught(diabetes, monkeypatch):
         return honest(kind, np.concatenate([x, seen[-1]]))
 
     monkeypatch.setattr(recipe, "fitted_scaling", leaking)
-    monkeypatch.setattr(recipe, "fit_network", lambda config, x, y, report: Linear())
+    monkeypatch.setattr(recipe, "fit_network", lambda config, x, y, run: Linear())
+    config = recipe.Config.small(**QUICK)
 
     def predicted(others):
         seen.append(others)
-        return recipe.predictions(recipe.Config.small(**QUICK), diabetes.x[rows], diabetes.y[rows], others)
+        return recipe.predictions(config, diabetes.x[rows], diabetes.y[rows], others, Recorded())
 
     others = diabetes.x[held_out].copy()
     before = predicted(others)
@@ -140,18 +142,19 @@ def test_the_network_fits_a_curve(rng):
     """y = x^2 cannot be had from a line."""
     x = rng.uniform(-2, 2, (512, 1))
     y = (x[:, 0] ** 2 - 4 / 3) / 1.2
-    seen = []
-    config = recipe.Config(epochs=30, batch_size=64, units=16, depth=2, dropout=0.0, learning_rate=0.01)
-    recipe.fit_network(config, x, y, lambda step, error: seen.append((step, error)))
-    assert seen[-1][0] == 30 * 8 and seen[0][1] > 0.4
-    assert seen[-1][1] < 0.1
+    run = Recorded()
+    shape = {"batch_size": 64, "units": 16, "depth": 2, "dropout": 0.0}
+    recipe.fit_network(recipe.Config(epochs=30, learning_rate=0.01, checkpoint_every="0", **shape), x, y, run)
+    seen = run.history["train/loss"]
+    assert seen[-1][0] == 30 * 8 and seen[0][1] > 0.4**2
+    assert seen[-1][1] < 0.1**2
 
 
 def test_divergence_is_told(rng):
     x = rng.normal(size=(64, 3))
-    config = recipe.Config.small(learning_rate=1e30)
-    with pytest.raises(RecipeError, match=r"the loss is (nan|inf) after epoch \d+: try a smaller"):
-        recipe.fit_network(config, x, x[:, 0], lambda step, error: None)
+    config = recipe.Config.small(learning_rate=1e30, checkpoint_every="0")
+    with pytest.raises(RecipeError, match=r"the loss is (nan|inf) at step \d+ .* try a smaller"):
+        recipe.fit_network(config, x, x[:, 0], Recorded())
 
 
 @pytest.mark.once
@@ -161,7 +164,7 @@ def test_divergence_is_told(rng):
         ({"folds": 1}, "--folds must be at least 2, not 1"),
         ({"dropout": -0.1}, "--dropout must lie in 0 ... 1, not -0.1"),
         ({"trees": 0}, "--trees must be at least 1, not 0"),
-        ({"resume": "abc"}, "this recipe is done in minutes and writes no checkpoints"),
+        ({"early_stopping": 2}, "--early-stopping is refused: held-out rows are no validation data"),
     ],
 )
 def test_impossible_configurations(changes, sentence):

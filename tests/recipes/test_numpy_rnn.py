@@ -58,12 +58,14 @@ def test_gradient_of_the_lstm_memory_is_the_forget_gate():
 
 def test_stretches_continue_row_by_row():
     numbers = np.arange(21)
-    pieces = list(recipe.stretches(numbers, 2, 5))
-    assert len(pieces) == 2
+    text = recipe.Stretches(numbers, 2, 5)
+    assert text.steps_per_epoch == 2
+    pieces = [text[0], text[1]]
     np.testing.assert_array_equal(pieces[0][0], [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]])
     np.testing.assert_array_equal(pieces[1][0], [[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]])
     for x, y in pieces:
         np.testing.assert_array_equal(y, x + 1)
+    np.testing.assert_array_equal(text[2][0], text[0][0])  # the next epoch
 
 
 def test_a_run_learns_and_draws(tmp_path):

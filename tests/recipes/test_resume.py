@@ -11,15 +11,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 from recipes.engine import backend, checkpoints, launch, programs, training
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.recipes import killable
+from tests.recipes import killing as stopped
+from tests.recipes.killing import Killed, client, curves, killing
 
 ROOT = Path(__file__).parents[2]
-CLOCKED = ("duration_seconds", "images_per_second")  # metrics that are about time
 KILLS = int(os.environ.get("KILLS", "1"))  # 20 in the recorded run: results/training.md
 
 
@@ -61,25 +61,12 @@ def run(**fields):
     return launch.run_recipe(config, killable.train)
 
 
-def client():
-    return MlflowClient(f"sqlite:///{Path('mlruns/mlflow.db').absolute()}")
-
-
 def last_run():
-    experiment = client().get_experiment_by_name("killable").experiment_id
-    return client().search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=1)[0]
+    return stopped.last_run("killable")
 
 
 def checkpoints_of(found):
     return Path("mlruns/checkpoints", found.info.run_id)
-
-
-def curves(found):
-    return {
-        name: [(point.step, point.value) for point in client().get_metric_history(found.info.run_id, name)]
-        for name in found.data.metrics
-        if name not in CLOCKED
-    }
 
 
 def assert_same(whole, path):
@@ -91,23 +78,6 @@ def assert_same(whole, path):
     assert state.keys() == whole[1].keys()
     for name, value in state.items():
         np.testing.assert_array_equal(value, whole[1][name], err_msg=name)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL within a process: nothing catches it but the test."""
-
-
-def killing(monkeypatch, owner, name, call):
-    """Make the `call`-th call of a function the last thing that the run does."""
-    calls, original = [], getattr(owner, name)
-
-    def counted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
-            raise Killed
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, counted)
 
 
 @pytest.mark.parametrize(

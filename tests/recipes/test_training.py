@@ -16,6 +16,7 @@ from recipes.engine.data import Batches, Split
 from recipes.engine.errors import RecipeError
 from tests.layers.checking import numpy_of
 from tests.recipes import killable
+from tests.recipes.recorded import Recorded
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +43,6 @@ def run(**fields):
 
 def figures(found):
     return {path.stem for path in Path(found.info.artifact_uri.removeprefix("file://")).rglob("*.png")}
-
-
-class Recorded:
-    """Stands for a tracked run, and only remembers."""
-
-    id = "recorded"
-    only_training, watch = False, None
-
-    def __init__(self):
-        self.history, self.pictures = {}, []
-
-    def metrics(self, values, step):
-        for name, value in values.items():
-            self.history.setdefault(name, []).append((step, value))
-
-    def tags(self, values):
-        pass
-
-    def rewind(self, step):
-        pass
-
-    def figure(self, name, figure):
-        self.pictures.append(name)
 
 
 def split_of(rng, n=64, features=5):

@@ -6,12 +6,15 @@ work on bytes in NumPy: 5 microseconds an image, and bit-equal on all backends.
 
 import functools
 import hashlib
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from recipes.engine.data.datasets import Split
 from recipes.engine.errors import usage_error
+
+if TYPE_CHECKING:
+    from recipes.engine.data.stretch import Stretch
 
 
 class Batches:
@@ -72,6 +75,8 @@ class Batches:
 
     def between(self, first: int, last: int) -> "Stretch":
         """Batches `first` to `last - 1`, as `model.fit` takes them."""
+        from recipes.engine.data.stretch import Stretch  # which loads Keras; the NumPy recipes need none
+
         return Stretch(self, first, last)
 
     @property
@@ -90,22 +95,6 @@ class Batches:
         tops, lefts = rng.integers(0, 2 * PADDING + 1, (2, n))
         drawn = (order, tops, lefts, rng.random(n) < 0.5)
         return (*drawn, thresholds(rng, self.split.x.shape)) if self.augment == "binarize" else drawn
-
-
-class Stretch(keras.utils.PyDataset):
-    """Consecutive batches of a run, whatever epochs they belong to, as one dataset for `model.fit`."""
-
-    def __init__(self, batches: Batches, first: int, last: int) -> None:
-        super().__init__()
-        self.batches = batches
-        self.first = first
-        self.last = last
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.batches[self.first + index]
 
 
 PADDING = 4  # zeros on each side of an image, in pixels

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from recipes.engine.data.batches import Stretch
+from recipes.engine.data.stretch import Stretch
 from recipes.engine.errors import RecipeError, usage_error
 
 PAD, START, END, UNKNOWN = range(4)  # what a vocabulary holds before its words
