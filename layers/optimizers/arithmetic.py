@@ -1,9 +1,9 @@
 """The compound steps of update rules, one pass over memory each.
 
-`x` is the rule's own (a weight or its state). On torch it is a tensor that is overwritten and returned, by the
-fused operation that torch's tensors have for the step. On TensorFlow a weight is its variable, which is added to
-in place and returned: a program that is not compiled by XLA would write the sum elsewhere first. All else is a
-value, and the compiler does the fusing. A scale is a number or a scalar tensor of x's dtype.
+`x` is the rule's own (a weight or its state). On torch it is a tensor that is overwritten and returned, by
+the fused operation that torch's tensors have for the step. On TensorFlow a weight is its variable, which is
+added to in place and returned: a program that XLA does not compile would write the sum elsewhere first. All
+else is a value, and the compiler does the fusing. A scale is a number or a scalar tensor of x's dtype.
 """
 
 from typing import Any
