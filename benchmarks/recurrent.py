@@ -4,7 +4,7 @@
     python -m benchmarks.recurrent --backends torch --native --no-memory
     python -m benchmarks.recurrent --backends tensorflow --xla
 
-How a step is measured: see `benchmarks.layers`. The layers read 64 features and have 256 units, at two
+How a step is measured: see `benchmarks.interleaved`. The layers read 64 features and have 256 units, at two
 shapes: many sequences of 100 steps, and few of 400. `--native` adds the same step of a layer written in the
 backend's own terms: PyTorch's fused layers, and on JAX one `jax.lax.scan` over jax.numpy, differentiated by
 JAX. Figures and what was tried and not kept: `results/layers/recurrent.md`.
@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.layers import Case, main
+from benchmarks.interleaved import main
+from benchmarks.layer_step import LayerStep
 
 UNITS = 256
 SHAPES = ((64, 100, 64), (16, 400, 64))
@@ -92,10 +93,10 @@ def native_jax(name: str, every: bool) -> Any:
     return Scanned(UNITS, return_sequences=every)
 
 
-def case(name: str, shape: tuple, every: bool) -> Case:
+def case(name: str, shape: tuple, every: bool) -> LayerStep:
     """One line of the table."""
     maker: Callable[[Any], Any] = partial(make, name, every)
-    return Case(maker, shape, native=partial(native, name, every))
+    return LayerStep(maker, shape, native=partial(native, name, every))
 
 
 CASES = {
@@ -106,4 +107,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    main(CASES, __spec__.name)
+    main(__spec__.name)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers.optimizers.arithmetic import add_scaled, add_square, move_towards
+from layers.optimizers.arithmetic import add, add_scaled, add_square, move_towards
 from layers.optimizers.base import Optimizer
 
 
@@ -208,13 +208,13 @@ class Nadam(_TwoMoments):
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def coefficients(self, learning_rate: Any, dtype: str) -> tuple:
-        """Return (factor of m, factor of g, 1 / sqrt(1 - b2^t)); the learning rate is in the first two."""
+        """Return (factor of m, factor of g, 1 / sqrt(1 - b2^t)); -lr is in the first two."""
         u, u_next = self._u(self.iterations + 1, dtype), self._u(self.iterations + 2, dtype)
         product = ops.cast(self._u_product, dtype)  # U_t: already multiplied by u_t in this step
         root = ops.sqrt(1.0 - ops.power(self.beta_2, ops.cast(self.iterations + 1, dtype)))
         return (
-            learning_rate * u_next / (1.0 - product * u_next),
-            learning_rate * (1.0 - u) / (1.0 - product),
+            -learning_rate * u_next / (1.0 - product * u_next),
+            -learning_rate * (1.0 - u) / (1.0 - product),
             1.0 / root,
         )
 
@@ -228,5 +228,4 @@ class Nadam(_TwoMoments):
         root *= of_root
         root += self.epsilon
         step /= root
-        weight -= step
-        return weight, m, v
+        return add(weight, step), m, v

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.optimizers.arithmetic import scaled
 from layers.optimizers.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 
 # Elements updated at a time on torch's CPU: the block of a weight, its gradient and its moments stays in the
@@ -51,9 +52,9 @@ class Optimizer(keras.optimizers.Optimizer):
     def rule(self, coefficients: tuple, weight: Any, gradient: Any, *state: Any) -> tuple:
         """Return the new (weight, *state).
 
-        Written with `+=`, `*=`, ... on weight and state: on torch these work in place and save temporaries;
-        JAX and TensorFlow tensors are values, there the same lines make new ones. The gradient is the
-        caller's and is never written to.
+        A weight is only added to, by `arithmetic`: on TensorFlow it is a variable. State may be written with
+        `+=`, `*=`, ... too: on torch these work in place and save temporaries, on JAX and TensorFlow, where
+        tensors are values, they make new ones. The gradient is the caller's and is never written to.
         """
         raise NotImplementedError
 
@@ -80,17 +81,20 @@ class Optimizer(keras.optimizers.Optimizer):
             values = [each._value.detach() for each in stored]
             for slope, weight, *state in _blocks([gradient.detach(), *values]):
                 if decays:
-                    weight *= decay
+                    weight = scaled(weight, decay)
                 new_values = self.rule(coefficients, weight, slope, *state)
                 for old, new in zip((weight, *state), new_values, strict=True):
                     if new is not old:
                         old[...] = new
         else:
-            weight, *state = (_own_value(each) for each in stored)
+            weight, *state = _own_weight(variable), *(_own_value(each) for each in stored[1:])
             if decays:
-                weight *= decay
-            for each, new in zip(stored, self.rule(coefficients, weight, gradient, *state), strict=True):
+                weight = scaled(weight, decay)
+            new_weight, *new_state = self.rule(coefficients, weight, gradient, *state)
+            for each, new in zip(stored[1:], new_state, strict=True):
                 self.assign(each, new)
+            if keras.config.backend() != "tensorflow":  # where `arithmetic` has changed the variable itself
+                self.assign(variable, new_weight)
 
     def _coefficients_once(self, learning_rate: Any, backend_dtype: Any) -> tuple:
         """Return (decay or None, coefficients), computed once a step however many variables there are."""
@@ -161,6 +165,13 @@ def _dense(gradient: Any, variable: keras.Variable) -> Any:
 def _scalar(value: Any) -> Any:
     """Return a scalar tensor as a number where that needs no waiting and makes torch faster: on its CPU."""
     return float(value) if keras.config.backend() == "torch" and value.device.type == "cpu" else value
+
+
+def _own_weight(variable: Any) -> Any:
+    """Return what a rule updates: on TensorFlow the variable, in place, else a tensor."""
+    if keras.config.backend() != "tensorflow":
+        return _own_value(variable)
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _own_value(variable: Any) -> Any:

@@ -81,7 +81,7 @@ class RMSprop(Optimizer):
         if self.momentum > 0:
             rest[0] *= self.momentum
             rest[0] = add_scaled(rest[0], learning_rate, step)
-            weight -= rest[0]
+            weight = add_scaled(weight, -1.0, rest[0])
         else:
             weight = add_scaled(weight, -learning_rate, step)
         return weight, velocity, *rest

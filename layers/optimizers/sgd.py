@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from layers.optimizers.arithmetic import add_scaled
+from layers.optimizers.arithmetic import add, add_scaled
 from layers.optimizers.base import Optimizer
 
 
@@ -90,7 +90,7 @@ class SGD(Optimizer):
             weight = add_scaled(weight, descent, gradient)
             weight = add_scaled(weight, self.momentum, m)
         else:
-            weight += m
+            weight = add(weight, m)
         return weight, m
 
     def get_config(self) -> dict[str, Any]:
