@@ -4,9 +4,10 @@
     python -m benchmarks.startup --backends jax --repeats 7 --dataset shapes
 
 Every measurement is a process of its own that does what `python -m recipes.cnn_cifar` does until its first
-step is done. Parts: imports (the interpreter, Keras, its backend), tracking (MLflow, and opening the run),
-data, model (building, and compiling in Keras' sense), first step (tracing, compilation, one step). `cold` has
-empty caches for compiled programs and decoded data, `warm` what the runs before it left.
+step is done. Parts: imports (the interpreter, Keras, its backend), tracking (asking for a run, which MLflow
+opens in another process meanwhile), data, model (building, and compiling in Keras' sense), first step (if the
+run is not open yet, waiting; tracing, compilation, one step). `cold` has empty caches for programs and for
+decoded data, `warm` what the runs before it left.
 """
 
 import argparse
