@@ -11,7 +11,7 @@ from typing import Any
 
 from tuning import nodes, population, searches
 from tuning.space import Space, label
-from tuning.trainable import load_recipe, run_trial
+from tuning.trainable import AGAIN, load_recipe, run_trial
 
 RETRIES = 3  # of a trial whose worker or node died
 
@@ -182,7 +182,7 @@ def _names(trial: dict[str, Any]) -> str:
 
 
 def _progress(total: int, names: list[str]) -> Any:
-    """A line on the terminal for every run that ends."""
+    """A line on the terminal for every run that ends; a trial that is begun again is told so."""
     from ray import tune
 
     def reached(metrics: dict[str, float]) -> str:
@@ -207,6 +207,9 @@ def _progress(total: int, names: list[str]) -> Any:
             if "runs" not in result:
                 text = f"{reached(result)}  stopped at {result.get('epoch')}"
                 self._line(_names(trial.config["trial"]), text)
+
+        def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            trial.config[AGAIN] = True
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             runs = trial.config["trial"].get("runs", [None])

@@ -24,7 +24,7 @@ from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError, usage_error
 from tuning import nodes
 from tuning.space import Setting, Space, label
-from tuning.trainable import ended_by, load_recipe, require_metrics, warm_up
+from tuning.trainable import ended_by, load_recipe, require_metrics, told_by, warm_up
 
 # Values that say how long training takes, which members cannot differ in, or that are nothing to learn from.
 NEVER = {"epochs", "steps", *TrainingConfig.VALUES} - {"learning_rate"}
@@ -164,10 +164,10 @@ def run_member(
     checkpoint = tune.get_checkpoint()
     before = {"epoch": 0, "seconds": 0.0, **(checkpoint.get_metadata() if checkpoint else {})}
     epoch = before["epoch"]
-    run_id = _run_of(trial["member"], config, parent)
-    if run_id is not None:
-        _go_on(run_id, config, setting, checkpoint, before)
-        config = dataclasses.replace(config, resume=run_id)
+    found = _run_of(trial["member"], config, parent)
+    if found is not None and found.info.status != "FINISHED":
+        _go_on(found.info.run_id, config, setting, checkpoint, before)
+        config = dataclasses.replace(config, resume=found.info.run_id)
 
     def seconds() -> float:
         return before["seconds"] + time.perf_counter() - begin
@@ -188,8 +188,10 @@ def run_member(
         tune.report(values, checkpoint=told)
         run.tags(tracking.process_tags())
 
-    try:
-        metrics = launch.run_recipe(
+    def go_on() -> dict[str, float]:
+        if found is not None and found.info.status == "FINISHED":  # by a worker that died before it said so
+            return told_by(found)
+        return launch.run_recipe(
             config,
             train,
             run_name=f"member {trial['member']} seed={seed}",
@@ -204,23 +206,26 @@ def run_member(
             watch=watch,
             patience=patience,
         )
+
+    try:
+        metrics = go_on()
     except RecipeError as error:
         # The others wait for it; the scheduler ends this call where it is to go on, with what weights ever.
         for due in range(epoch - epoch % interval + interval, config.epochs, interval):
             tune.report({**worst, "epoch": due})
         end, told = worst, ended_by(error)
     else:
-        end, told = metrics, {"metrics": {**metrics, "seconds": seconds()}}
+        end, told = metrics, {"metrics": {"seconds": seconds(), **metrics}}
     run = {"setting": {"member": trial["member"], **setting}, "seed": seed, **told}
     # Done: not to be paused once more.
     tune.report({**end, "runs": [run], "epoch": config.epochs, "done": True})
 
 
-def _run_of(member: int, config: RunConfig, parent: str) -> str | None:
+def _run_of(member: int, config: RunConfig, parent: str) -> Any:
     """The MLflow run of a member that was begun before."""
     children = store.children(config.tracking_uri, config.experiment, parent)
     mine = [child for child in children if child.data.tags.get("member") == str(member)]
-    return mine[0].info.run_id if mine else None
+    return mine[0] if mine else None
 
 
 def _go_on(run_id: str, config: Any, setting: Setting, checkpoint: Any, told: dict[str, Any]) -> None:

@@ -188,11 +188,12 @@ def _compared(trials: Sequence[Trial], metric: str) -> dict[str, tuple[dict[str,
     finished = [trial for trial in trials if trial.status == "FINISHED"]
     if finished and not any(metric in trial.metrics for trial in finished):
         raise unknown("value of --metric", metric, (name for name in finished[0].metrics if "/" in name))
-    values: dict[str, list[float]] = {}
+    values: dict[str, dict[str, float]] = {}  # by seed: none counts twice, whatever died and was begun again
     for trial in sorted(finished, key=lambda each: int(each.seed or 0)):
         if metric in trial.metrics:
-            values.setdefault(trial.setting, []).append(trial.metrics[metric])
-    return {metric: (values, smaller_is_better(metric))} if values else {}
+            values.setdefault(trial.setting, {})[trial.seed] = trial.metrics[metric]
+    lists = {setting: [*by_seed.values()] for setting, by_seed in values.items()}
+    return {metric: (lists, smaller_is_better(metric))} if lists else {}
 
 
 def _circumstances(client: MlflowClient, tags: Mapping[str, str], trials: Sequence[Trial]) -> dict[str, str]:

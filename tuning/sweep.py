@@ -37,7 +37,7 @@ from recipes.engine.errors import RecipeError, usage_error
 from tuning import comparison, nodes, pareto, population, space
 from tuning.comparison import smaller_is_better
 from tuning.execution import Outcome, run_trials
-from tuning.trainable import load_recipe
+from tuning.trainable import finished, load_recipe
 
 SETTINGS = "settings.json"  # artifact of a sweep's run
 # Tags of a sweep that its trials' runs have, too.
@@ -226,12 +226,11 @@ def _settings_of(uri: str, run_id: str, config_class: type[RunConfig]) -> list[s
 
 def _finished_before(uri: str, experiment: str, parent: str, trials: list[dict[str, Any]]) -> Outcome:
     """The trials that a killed driver had seen to their end, as MLflow has them."""
-    named = {(space.label(trial["setting"]), str(trial["seed"])): trial for trial in trials}
+    before = finished({"tracking_uri": uri, "experiment": experiment}, parent)
     outcome = Outcome()
-    for child in store.children(uri, experiment, parent, "FINISHED"):
-        trial = named.pop((child.data.tags.get("setting"), child.data.params.get("seed")), None)
-        if trial is not None and "stopped" not in child.data.tags:
-            metrics = {**child.data.metrics, "seconds": child.data.metrics.get("duration_seconds", 0.0)}
+    for trial in trials:
+        metrics = before.get((space.label(trial["setting"]), str(trial["seed"])))
+        if metrics is not None:
             outcome.finished.append((trial, metrics))
     return outcome
 

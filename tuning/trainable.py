@@ -6,17 +6,20 @@ This module imports no framework: a worker reads it before its backend is chosen
 import contextlib
 import dataclasses
 import functools
+import gc
 import importlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from recipes.engine import backend, launch, packs, tracking
+from recipes.engine import backend, launch, outage, packs, store, tracking
 from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError, unknown
 from recipes.engine.outage import Away
 from tuning import nodes
 from tuning.space import Space, label
+
+AGAIN = "again"  # in a sample: not for the first time
 
 
 def load_recipe(name: str) -> tuple[type[RunConfig], launch.Train]:
@@ -38,6 +41,15 @@ def warm_up(name: str) -> None:
     # for longer than a small trial takes; Python does so when it is due.
     keras.utils.clear_session(free_memory=False)
     programs.keep()
+    _spare_libraries()
+
+
+@functools.cache
+def _spare_libraries() -> None:
+    """What is loaded by now stays: a search through it takes longer than a small trial, and finds nothing."""
+    import mlflow  # noqa: F401 - loaded for all trials, like the backend
+
+    gc.freeze()
 
 
 def run_trial(
@@ -62,7 +74,8 @@ def run_trial(
     A trial that its scheduler stops has none.
 
     Args:
-        sample: what Ray Tune drew: under `trial`, the `runs` to make, or a `setting` to make with all seeds.
+        sample: what Ray Tune drew: under `trial`, the `runs` to make, or a `setting` to make with all seeds;
+            and `AGAIN`, if a worker that was to make them died.
         base: the recipe's fields that all trials share.
         recipe: the recipe's name.
         parent: identifier of the sweep's MLflow run.
@@ -81,6 +94,8 @@ def run_trial(
     begin = time.perf_counter()
     epoch = 0
     trial = sample["trial"]
+    # A worker that died may have finished runs without saying so.
+    before = finished(base, parent, patience) if sample.get(AGAIN) else {}
     if "runs" not in trial:
         setting = axes.applicable(trial["setting"])
         trial = {"runs": [{"setting": setting, "seed": seed} for seed in seeds]}
@@ -101,6 +116,8 @@ def run_trial(
             raise
 
     def run(setting: dict[str, Any], seed: int) -> dict[str, float]:
+        if (label(setting), str(seed)) in before:
+            return before[label(setting), str(seed)]
         config = dataclasses.replace(config_class(**base), **setting, seed=seed)
         if pack > 1 and isinstance(config, TrainingConfig):
             config = dataclasses.replace(config, checkpoint_every="0")  # each would stop by itself
@@ -125,7 +142,7 @@ def run_trial(
         group, start = trial["runs"][first : first + pack], time.perf_counter()
         ended = _together([functools.partial(run, **one) for one in group])
         seconds = {"seconds": (time.perf_counter() - start) / len(group)}
-        results += [{**result, **seconds} if isinstance(result, dict) else result for result in ended]
+        results += [{**seconds, **result} if isinstance(result, dict) else result for result in ended]
     good = [result for result in results if isinstance(result, dict)]
     means = worst
     if len(good) == len(results):
@@ -137,6 +154,30 @@ def run_trial(
     ]
     # A search is told of every metric that it asks for; that one has no such name is said in the end.
     tune.report({**worst, **means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})
+
+
+def finished(base: dict[str, Any], parent: str, patience: float = 0.0) -> dict[tuple[str, str], dict]:
+    """The metrics of a sweep's finished runs by setting and seed, as MLflow has them: of each, one run's.
+
+    Args:
+        base: the recipe's fields that all trials share.
+        parent: identifier of the sweep's MLflow run.
+        patience: seconds to wait for a tracking store that does not answer.
+    """
+    uri = base["tracking_uri"]
+    children = outage.insist(
+        uri, patience, lambda: store.children(uri, base["experiment"], parent, "FINISHED")
+    )
+    return {
+        (child.data.tags["setting"], child.data.tags["seed"]): told_by(child)
+        for child in children
+        if "stopped" not in child.data.tags
+    }
+
+
+def told_by(child: Any) -> dict[str, float]:
+    """The metrics of a run as MLflow has it, as a trial reports them."""
+    return {**child.data.metrics, "seconds": child.data.metrics.get("duration_seconds", 0.0)}
 
 
 def require_metrics(asked: Iterable[str], measured: Iterable[str]) -> None:

@@ -294,11 +294,17 @@ def _jax_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Ca
         values, results = jax.lax.scan(step, values, arguments)
         return results, values
 
+    # One network at a time goes in and comes out: a program that takes every weight of every network apart is
+    # compiled for longer than the training itself.
+    @functools.partial(jax.jit, donate_argnums=0)
+    def put(stacked: list, values: list, place: int) -> list:
+        return [rows.at[place].set(value) for rows, value in zip(stacked, values, strict=True)]
+
     @jax.jit
-    def together(members: list[list], arguments: tuple) -> tuple[Any, list[list]]:
-        stacked = [jax.numpy.stack(values) for values in zip(*members, strict=True)]
-        results, stacked = jax.vmap(row)(stacked, arguments)
-        return results, [[values[place] for values in stacked] for place in range(len(members))]
+    def taken(stacked: list, place: int) -> list:
+        return [rows[place] for rows in stacked]
+
+    together = jax.jit(jax.vmap(row), donate_argnums=0)
 
     convolves: bool | None = None
     places = 0
@@ -314,12 +320,12 @@ def _jax_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Ca
         # Fewer networks would be another program: the first one is done more than once.
         places = max(places, len(members))
         filled = [*range(len(members)), *[0] * (places - len(members))]
-        results, values = together(
-            [[variable.value for variable in members[place]] for place in filled],
-            tuple(rows[filled] for rows in arguments),
-        )
-        for variables, new in zip(members, values, strict=False):
-            for variable, value in zip(variables, new, strict=True):
+        stacked = [np.zeros((places, *v.shape), v.dtype) for v in own]
+        for place, member in enumerate(filled):
+            stacked = put(stacked, [variable.value for variable in members[member]], place)
+        results, stacked = together(stacked, tuple(rows[filled] for rows in arguments))
+        for place, variables in enumerate(members):
+            for variable, value in zip(variables, taken(stacked, place), strict=True):
                 variable.assign(value)
         results = {name: np.asarray(values) for name, values in results.items()}
         return [{name: values[place] for name, values in results.items()} for place in range(len(members))]

@@ -232,15 +232,21 @@ def circumstances(source: str, backend: str, seed: int) -> dict[str, str]:
     """
     tags = {"backend": backend, "seed": str(seed), "mlflow.source.name": source}
     tags["command"] = command()
-    for package in VERSIONED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            tags[f"version.{package}"] = metadata.version(package)
-    tags["version.python"] = ".".join(map(str, sys.version_info[:3]))
+    tags |= _versions()
     commit = _git("rev-parse", "HEAD")
     if commit:
         tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain")))
     return tags
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"version.python": ".".join(map(str, sys.version_info[:3]))}
+    for package in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[f"version.{package}"] = metadata.version(package)
+    return versions
 
 
 def command() -> str:

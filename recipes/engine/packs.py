@@ -39,9 +39,14 @@ class _Request:
 
 
 class Pack:
-    """Runs that train together."""
+    """Runs that train together.
+
+    Attributes:
+        size: how many began.
+    """
 
     def __init__(self) -> None:
+        self.size = 0
         self._turn = threading.Condition()  # who holds its lock works; who waits has given it up
         self._requests: list[_Request] = []
         self._active = 0
@@ -68,7 +73,7 @@ class Pack:
                     self._active -= 1
                     self._go_on()
 
-        self._active = len(jobs)
+        self.size = self._active = len(jobs)
         threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(len(jobs))]
         for thread in threads:
             thread.start()

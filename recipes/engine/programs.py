@@ -147,8 +147,19 @@ def _program(
 
 
 def _build(model: keras.Model, batch: tuple) -> None:
-    """Make all variables, as `model.fit` does first: they cannot be made while a program is traced."""
-    model._symbolic_build(data_batch=batch)
+    """Make all variables, as `model.fit` does first: they cannot be made while a program is traced.
+
+    To learn what the loss and the metrics will be given, Keras would trace the network, for longer than a
+    small one trains; a functional model with one output can tell.
+    """
+    outputs, (*_, targets) = getattr(model, "outputs", None), batch
+    if outputs and len(outputs) == 1 and isinstance(targets, np.ndarray):
+        targets = keras.KerasTensor(targets.shape, str(targets.dtype))
+        for part in (model._compile_metrics, model._compile_loss):
+            if part is not None and not part.built:
+                part.build(targets, outputs[0])
+    else:
+        model._symbolic_build(data_batch=batch)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 

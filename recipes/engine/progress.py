@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STRETCH = 100  # most steps at once: their batches are in memory together
 POINTS = 100  # points of a learning curve within a run
+TRIAL_POINTS = 25  # of a trial, which is one curve among many: most of what it costs is to store them
 
 
 class Progress:
@@ -80,7 +81,8 @@ class Progress:
         self.backend = config.backend
         self.epochs = config.epochs
         self.total = batches.steps_per_epoch * config.epochs
-        self.interval = max(1, self.total // batches.accumulate // POINTS) * batches.accumulate
+        points = TRIAL_POINTS if run.only_training else POINTS
+        self.interval = max(1, self.total // batches.accumulate // points) * batches.accumulate
         self.step = 0
         self.stopped = False
         self.patience = config.early_stopping

@@ -60,7 +60,8 @@ class Run:
         self._open = functools.cache(open_it)
         self._unsent: list[Point] = []
         self._tags: dict[str, str] = {}
-        self._next_send = time.perf_counter() + AT_LEAST
+        self._pause = AT_LEAST
+        self._next_send = time.perf_counter() + self._pause
         self._stored = stored or {}
         self.experiment = experiment
         self.uri = uri
@@ -104,7 +105,12 @@ class Run:
         begin = time.perf_counter()
         self._attempt("metrics" if self._unsent else "tags", self._send)
         now = time.perf_counter()
-        self._next_send = now + max(AT_LEAST, PAUSE * (now - begin))
+        self._next_send = now + max(self._pause, PAUSE * (now - begin))
+
+    def take_turns(self, runs: int) -> None:
+        """Of so many runs at once in this process: together they send as often as one alone would."""
+        self._pause = AT_LEAST * runs
+        self._next_send = time.perf_counter() + self._pause
 
     def _flush_if_due(self) -> None:
         if time.perf_counter() >= self._next_send:

@@ -65,6 +65,8 @@ def fit(
     Raises:
         RecipeError: the loss stopped being a number, or the run cannot be resumed.
     """
+    if packs.current() is not None:
+        run.take_turns(packs.current().size)
     run.tags({"data.order": batches.fingerprint})
     train = programs.training(model, batches, config)
     if config.find_lr:

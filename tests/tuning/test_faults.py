@@ -9,6 +9,7 @@ import mlflow
 import pytest
 
 from tests.tuning.sweeping import DIGITS, finished, output_of, records, shared_ray, started, until
+from tuning import execution
 
 pytestmark = pytest.mark.once
 
@@ -35,6 +36,41 @@ def test_a_killed_worker_and_a_killed_driver_cost_no_trial(folder_with_store):
     assert sweep.info.status == "FINISHED" and sweep.data.metrics["failed_trials"] == 0
     for row in text[text.rindex("| setting") :].splitlines()[2:4]:
         assert "+/-" in row and row.split("|")[3].strip() == "2", row
+
+
+def test_a_worker_that_dies_before_it_reports_what_it_finished(folder_with_store, monkeypatch):
+    marker = folder_with_store / "died"
+
+    def run_trial(sample, **shared):
+        """Dies once, when all runs of the trial have ended."""
+        from ray import tune
+
+        from tuning import trainable
+
+        def report(metrics):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if not marker.exists():
+            tune.report = report
+        trainable.run_trial(sample, **shared)
+
+    monkeypatch.setattr(execution, "run_trial", run_trial)
+    text = output_of(
+        folder_with_store, "mlp_fashion", *DIGITS, "--epochs", "1", "--grid", "learning_rate=0.01,0.001",
+        "--max-concurrent", "1", "--pack", "2",
+    )  # fmt: skip
+    assert marker.exists()
+    assert "[  2/2]" in text and "FAILED" not in text, text
+    runs = records(folder_with_store)
+    assert (
+        [run.info.status for run in runs]
+        == ["FINISHED"] * 2
+        == ["FINISHED"] * len(finished(folder_with_store))
+    )
+    for run in runs:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {run.data.tags['setting']} "))
+        assert f" {run.data.metrics['val/accuracy']:.4f} " in row
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
