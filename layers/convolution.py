@@ -360,22 +360,25 @@ class GroupedConvolution(LowRankAdaptation, Convolution):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
+        return self.finish(self.convolution_op(inputs, self.kernel))
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """The convolution without bias and activation; what a subclass may exchange."""
         padding = self.padding
         if padding == "causal":
             # Zeros on the left only: position t sees t, t - dilation, t - 2 dilation, ...
             widths = [[0, 0]] * (self.rank + 2)
             widths[self.spatial_axes()[0]] = [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0]
             inputs, padding = ops.pad(inputs, widths), "valid"
-        outputs = over_image(
+        return over_image(
             ops.conv,
             inputs,
-            self.kernel,
+            kernel,
             strides=list(self.strides),
             padding=padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
         )
-        return self.finish(outputs)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Shape of the output, with `filters` channels."""

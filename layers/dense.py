@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from .quantization import Quantizable, quantized
+
 
 class LowRankAdaptation:
     """Mixin for layers whose `kernel` can be fine-tuned by a product of two thin matrices (LoRA).
@@ -37,8 +39,11 @@ class LowRankAdaptation:
             raise AttributeError("You must build the layer before accessing `kernel`.")
         if not self.lora_enabled:
             return self._kernel
-        change = ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
-        return ops.cast(self._kernel + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
+        return ops.cast(self._kernel + self.change(), self.compute_dtype)
+
+    def change(self) -> Any:
+        """The low-rank change of the kernel."""
+        return self.lora_alpha / self.lora_rank * ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
 
     def enable_lora(
         self,
@@ -92,19 +97,25 @@ class LowRankAdaptation:
         """What a file holds: the adapted kernel as one, and the bias."""
         return [self._kernel] if self.bias is None else [self._kernel, self.bias]
 
+    def saved_values(self) -> list:
+        """Their values, with the adaptation merged in."""
+        return [self.kernel, *self.saved_variables()[1:]]
+
     def save_own_variables(self, store: dict) -> None:
         """Write the kernel, with its adaptation merged in, and the bias."""
         if self.built:
-            for index, variable in enumerate([self.kernel, *self.saved_variables()[1:]]):
-                store[str(index)] = variable
+            for index, value in enumerate(self.saved_values()):
+                store[str(index)] = value
 
     def load_own_variables(self, store: dict) -> None:
         """Read kernel and bias; an adaptation starts from no change again."""
-        if not self.lora_enabled:
+        if not self.lora_enabled and self.quantization_mode is None:
             super().load_own_variables(store)
             return
         for index, variable in enumerate(self.saved_variables()):
             variable.assign(store[str(index)])
+        if not self.lora_enabled:
+            return
         self.lora_kernel_a.assign(ops.zeros(self.lora_kernel_a.shape))
         self.lora_kernel_b.assign(ops.zeros(self.lora_kernel_b.shape))
 
@@ -114,7 +125,7 @@ class LowRankAdaptation:
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class Dense(LowRankAdaptation, keras.Layer):
+class Dense(Quantizable, LowRankAdaptation, keras.Layer):
     """Fully connected layer.
 
         y = activation(x W + b),    W: (inputs, units), b: (units,)
@@ -130,6 +141,8 @@ class Dense(LowRankAdaptation, keras.Layer):
         activity_regularizer: penalty on the output.
         kernel_constraint, bias_constraint: projections of W and b after each optimizer step.
         lora_rank, lora_alpha: rank and scale of a low-rank change that is trained instead of W.
+        quantization_config: how a layer whose dtype is quantized, say "int8_from_float32", does it; None is
+            as `quantize("int8")` does.
 
     Call arguments:
         inputs: tensor of shape (batch, ..., inputs).
@@ -140,6 +153,9 @@ class Dense(LowRankAdaptation, keras.Layer):
     Raises:
         ValueError: if `units` is not a positive integer.
     """
+
+    matrix = "kernel"
+    shared_axis = 0
 
     def __init__(
         self,
@@ -155,6 +171,7 @@ class Dense(LowRankAdaptation, keras.Layer):
         bias_constraint: Any = None,
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
+        quantization_config: Any = None,
         **kwargs: Any,
     ):
         if not isinstance(units, int) or units <= 0:
@@ -172,18 +189,23 @@ class Dense(LowRankAdaptation, keras.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.set_adaptation(lora_rank, lora_alpha)
+        self.quantization_config = quantization_config
         self.input_spec = keras.InputSpec(min_ndim=2)
         self.supports_masking = True
 
     def build(self, input_shape: tuple) -> None:
         """Make W and b for inputs of this shape."""
-        self._kernel = self.add_weight(
-            name="kernel",
-            shape=(input_shape[-1], self.units),
-            initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
+        shape = (input_shape[-1], self.units)
+        if self.quantization_mode:
+            self.quantized_build(shape, self.quantization_mode, self.quantization_config)
+        else:
+            self._kernel = self.add_weight(
+                name="kernel",
+                shape=shape,
+                initializer=self.kernel_initializer,
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -198,10 +220,52 @@ class Dense(LowRankAdaptation, keras.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the layer."""
-        outputs = ops.matmul(inputs, self.kernel)  # (batch, ..., units)
+        return self.finish(ops.matmul(inputs, self.kernel))  # (batch, ..., units)
+
+    def finish(self, outputs: Any) -> Any:
+        """Bias and activation."""
         if self.use_bias:
             outputs = ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The product of integers, `(s_x x) (s_W W)`, over both scales; its gradient is that of `x W`."""
+        config = self.quantization_config
+
+        @ops.custom_gradient
+        def product(inputs: Any, kernel: Any, scale: Any) -> tuple:
+            def gradient(*arguments: Any, upstream: Any = None) -> tuple:
+                if upstream is None:
+                    (upstream,) = arguments
+                kernel_of_floats = ops.cast(kernel, self.compute_dtype) / scale
+                return ops.matmul(upstream, ops.transpose(kernel_of_floats)), None, None
+
+            if config is None or config.activation_quantizer:
+                inputs, input_scale = quantized(inputs, -1, config and config.activation_quantizer)
+                total_scale = scale * input_scale
+            else:
+                total_scale = scale
+            return ops.cast(ops.matmul(inputs, kernel), self.compute_dtype) / total_scale, gradient
+
+        outputs = product(
+            inputs, ops.convert_to_tensor(self._kernel), ops.convert_to_tensor(self.kernel_scale)
+        )
+        if self.lora_enabled:
+            change = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
+            outputs = ops.cast(outputs + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
+        return self.finish(outputs)
+
+    def saved_variables(self) -> list:
+        """Kernel, bias, and the scales of a quantized kernel."""
+        scales = [self.kernel_scale] if self.quantization_mode else []
+        return [*super().saved_variables(), *scales]
+
+    def saved_values(self) -> list:
+        """Their values, with the adaptation merged in."""
+        if not self.quantization_mode:
+            return super().saved_values()
+        integers, scales = self.quantized_values()
+        return [integers, *self.saved_variables()[1:-1], scales]
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The input's shape with `units` as last axis."""
@@ -221,4 +285,4 @@ class Dense(LowRankAdaptation, keras.Layer):
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
-        return config | self.adaptation_config()
+        return config | self.adaptation_config() | self.quantization_description()

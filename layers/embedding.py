@@ -6,10 +6,11 @@ import keras
 from keras import ops
 
 from .convolution import as_data_format
+from .quantization import Quantizable
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class Embedding(keras.layers.Layer):
+class Embedding(Quantizable, keras.layers.Layer):
     """A table of vectors, one a token: `y = E[x]`; drop-in for `keras.layers.Embedding`.
 
     Args:
@@ -22,6 +23,8 @@ class Embedding(keras.layers.Layer):
         lora_rank: if given, E is frozen and `E + (lora_alpha / lora_rank) A B` used instead, A and B of this
             rank being trained.
         lora_alpha: scale of the change; None takes `lora_rank`.
+        quantization_config: how a layer whose dtype is quantized, say "int8_from_float32", does it; None is
+            as `quantize("int8")` does.
 
     Call arguments:
         inputs: integers of any shape `(batch, ...)`.
@@ -36,6 +39,9 @@ class Embedding(keras.layers.Layer):
         Hu et al., LoRA, 2021, https://arxiv.org/abs/2106.09685, for `lora_rank`
     """
 
+    matrix = "embeddings"
+    shared_axis = 1
+
     def __init__(
         self,
         input_dim: int,
@@ -47,6 +53,7 @@ class Embedding(keras.layers.Layer):
         weights: Any = None,
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
+        quantization_config: Any = None,
         **kwargs: Any,
     ):
         for name, size in (("input_dim", input_dim), ("output_dim", output_dim)):
@@ -68,6 +75,7 @@ class Embedding(keras.layers.Layer):
         self.lora_rank = lora_rank
         self.lora_alpha = lora_rank if lora_alpha is None else lora_alpha
         self.lora_enabled = False
+        self.quantization_config = quantization_config
         if weights is not None:
             self.build()
             self.set_weights(weights if isinstance(weights, list) and len(weights) == 1 else [weights])
@@ -76,13 +84,17 @@ class Embedding(keras.layers.Layer):
         """Make the table."""
         if self.built:
             return
-        self._embeddings = self.add_weight(
-            name="embeddings",
-            shape=(self.input_dim, self.output_dim),
-            initializer=self.embeddings_initializer,
-            regularizer=self.embeddings_regularizer,
-            constraint=self.embeddings_constraint,
-        )
+        shape = (self.input_dim, self.output_dim)
+        if self.quantization_mode:
+            self.quantized_build(shape, self.quantization_mode, self.quantization_config)
+        else:
+            self._embeddings = self.add_weight(
+                name="embeddings",
+                shape=shape,
+                initializer=self.embeddings_initializer,
+                regularizer=self.embeddings_regularizer,
+                constraint=self.embeddings_constraint,
+            )
         self.built = True
         if self.lora_rank:
             self.enable_lora(self.lora_rank, self.lora_alpha)
@@ -94,8 +106,11 @@ class Embedding(keras.layers.Layer):
             raise AttributeError("You must build the layer before accessing `embeddings`.")
         if not self.lora_enabled:
             return self._embeddings
-        change = ops.matmul(self.lora_embeddings_a, self.lora_embeddings_b)
-        return ops.cast(self._embeddings + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
+        return ops.cast(self._embeddings + self.change(), self.compute_dtype)
+
+    def change(self) -> Any:
+        """The low-rank change of the table."""
+        return self.lora_alpha / self.lora_rank * ops.matmul(self.lora_embeddings_a, self.lora_embeddings_b)
 
     def enable_lora(
         self,
@@ -148,7 +163,9 @@ class Embedding(keras.layers.Layer):
     def save_own_variables(self, store: dict) -> None:
         """Write the table, with its change merged in."""
         if self.built:
-            store["0"] = self.embeddings
+            values = self.quantized_values() if self.quantization_mode else [self.embeddings]
+            for index, value in enumerate(values):
+                store[str(index)] = value
 
     def load_own_variables(self, store: dict) -> None:
         """Read the table; a change of low rank starts from none again."""
@@ -156,6 +173,8 @@ class Embedding(keras.layers.Layer):
             super().load_own_variables(store)
             return
         self._embeddings.assign(store["0"])
+        if self.quantization_mode:
+            self.embeddings_scale.assign(store["1"])
         for factor in (self.lora_embeddings_a, self.lora_embeddings_b):
             factor.assign(ops.zeros(factor.shape))
 
@@ -164,6 +183,17 @@ class Embedding(keras.layers.Layer):
         if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
         return ops.cast(ops.take(self.embeddings, inputs, axis=0), self.compute_dtype)
+
+    def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Look integers and scales up."""
+        if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
+            inputs = ops.cast(inputs, "int32")
+        rows = ops.cast(ops.take(self._embeddings, inputs, axis=0), self.compute_dtype)
+        outputs = rows / ops.expand_dims(ops.take(self.embeddings_scale, inputs, axis=0), -1)
+        if self.lora_enabled:
+            change = ops.matmul(ops.take(self.lora_embeddings_a, inputs, axis=0), self.lora_embeddings_b)
+            outputs = ops.cast(outputs + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
+        return outputs
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """False where the token is 0, if `mask_zero`."""
@@ -187,7 +217,7 @@ class Embedding(keras.layers.Layer):
         }
         if self.lora_rank:
             config |= {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
-        return config
+        return config | self.quantization_description()
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -201,6 +231,7 @@ class ReversibleEmbedding(Embedding):
     Args:
         input_dim, output_dim: as in `Embedding`.
         tie_weights: whether R is the transpose of E, or a matrix of its own, `(output_dim, input_dim)`.
+        embeddings_initializer, embeddings_regularizer, embeddings_constraint, mask_zero: as in `Embedding`.
         reverse_dtype: what the way back is computed in; None takes the layer's.
         logit_soft_cap: if given, logits are `cap * tanh(logits / cap)`.
         **kwargs: the further arguments of `Embedding`.
@@ -222,11 +253,23 @@ class ReversibleEmbedding(Embedding):
         input_dim: int,
         output_dim: int,
         tie_weights: bool = True,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
         reverse_dtype: str | None = None,
         logit_soft_cap: float | None = None,
         **kwargs: Any,
     ):
-        super().__init__(input_dim, output_dim, **kwargs)
+        super().__init__(
+            input_dim,
+            output_dim,
+            embeddings_initializer,
+            embeddings_regularizer,
+            embeddings_constraint,
+            mask_zero,
+            **kwargs,
+        )
         self.tie_weights = tie_weights
         self.reverse_dtype = reverse_dtype
         self.logit_soft_cap = logit_soft_cap

@@ -6,6 +6,7 @@ layer normalization over the last axes on PyTorch is left to `keras.ops`, for it
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -126,9 +127,9 @@ class Normalization(keras.Layer):
         self.gamma = None
         self.beta = None
 
-    def add_affine(self, shape: tuple) -> None:
+    def add_affine(self, shape: tuple, scale: bool, center: bool) -> None:
         """Make gamma and beta, where they are wanted; they stay float32 under mixed precision."""
-        if self.scale:
+        if scale:
             self.gamma = self.add_weight(
                 name="gamma",
                 shape=shape,
@@ -137,7 +138,7 @@ class Normalization(keras.Layer):
                 constraint=self.gamma_constraint,
                 autocast=False,
             )
-        if self.center:
+        if center:
             self.beta = self.add_weight(
                 name="beta",
                 shape=shape,
@@ -149,8 +150,8 @@ class Normalization(keras.Layer):
 
     def affine(self, shape: list, dtype: str) -> tuple[Any, Any]:
         """Gamma and beta in this shape and dtype, None where they are not wanted."""
-        gamma = ops.reshape(ops.cast(self.gamma, dtype), shape) if self.scale else None
-        beta = ops.reshape(ops.cast(self.beta, dtype), shape) if self.center else None
+        gamma = ops.reshape(ops.cast(self.gamma, dtype), shape) if self.gamma is not None else None
+        beta = ops.reshape(ops.cast(self.beta, dtype), shape) if self.beta is not None else None
         return gamma, beta
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -312,7 +313,7 @@ class BatchNormalization(Normalization):
         """Make gamma, beta and the moving statistics, one entry a channel."""
         check_axis(self.axis, input_shape)
         channels = input_shape[self.axis]
-        self.add_affine((channels,))
+        self.add_affine((channels,), self.scale, self.center)
         self.moving_mean = self.add_statistic("moving_mean", channels, self.moving_mean_initializer)
         self.moving_variance = self.add_statistic(
             "moving_variance", channels, self.moving_variance_initializer
@@ -428,7 +429,8 @@ class LayerNormalization(Normalization):
         center, scale: whether there is a beta, a gamma.
         beta_initializer, gamma_initializer, beta_regularizer, gamma_regularizer, beta_constraint,
             gamma_constraint: as in `Dense`.
-        rms_scaling: Keras' deprecated name for something else; use `RMSNormalization`.
+        rms_scaling: deprecated, for old models: y = gamma x / sqrt(variance + epsilon), the input not centred
+            and no beta. It is not `RMSNormalization`, whose mean square is not about the mean.
 
     Call arguments:
         inputs: tensor of any rank, say (batch, steps, features).
@@ -438,7 +440,6 @@ class LayerNormalization(Normalization):
 
     Raises:
         TypeError: if `axis` is neither an integer nor a list of integers.
-        ValueError: if `rms_scaling` is set.
 
     Reference:
         Ba et al., 2016, Layer normalization, arXiv:1607.06450.
@@ -464,7 +465,11 @@ class LayerNormalization(Normalization):
                 f"Expected an int or a list/tuple of ints for the argument 'axis', but received: {axis!r}"
             )
         if rms_scaling:
-            raise ValueError("`rms_scaling` is deprecated and not supported: use `RMSNormalization`.")
+            warnings.warn(
+                "`rms_scaling=True` is deprecated: it scales by the variance, not by the root mean square. "
+                "Use `RMSNormalization`.",
+                stacklevel=2,
+            )
         super().__init__(
             axis if isinstance(axis, int) else list(axis),
             epsilon,
@@ -478,6 +483,7 @@ class LayerNormalization(Normalization):
             gamma_constraint,
             **kwargs,
         )
+        self.rms_scaling = rms_scaling
         # Statistics are taken from the input as it comes, before any rounding to half precision.
         self.autocast = False
 
@@ -485,20 +491,21 @@ class LayerNormalization(Normalization):
         """Make gamma and beta over the normalized axes."""
         check_axis(self.axis, input_shape)
         self.reduced, sizes, self.broadcast = spanned(self.axis, input_shape)
-        self.add_affine(sizes)
+        self.add_affine(sizes, self.scale or self.rms_scaling, self.center and not self.rms_scaling)
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
         inputs = single_precision(inputs)
         rank = len(inputs.shape)
-        if keras.backend.backend() == "torch" and self.reduced == [*range(rank - len(self.reduced), rank)]:
+        trailing = self.reduced == [*range(rank - len(self.reduced), rank)]
+        if keras.backend.backend() == "torch" and trailing and not self.rms_scaling:
             # One kernel, twice differentiable; the operations below one by one take six times as long.
             outputs = ops.layer_normalization(inputs, self.gamma, self.beta, self.reduced, self.epsilon)
             return ops.cast(outputs, self.compute_dtype)
         deviation = inputs - ops.mean(inputs, axis=self.reduced, keepdims=True)
         variance = mean_square(deviation, self.reduced)
         gamma, beta = self.affine(self.broadcast, inputs.dtype)
-        outputs = deviation * ops.rsqrt(variance + self.epsilon)
+        outputs = (inputs if self.rms_scaling else deviation) * ops.rsqrt(variance + self.epsilon)
         if gamma is not None:
             outputs = outputs * gamma
         if beta is not None:
@@ -507,7 +514,7 @@ class LayerNormalization(Normalization):
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""
-        return super().get_config() | {"rms_scaling": False}
+        return super().get_config() | {"rms_scaling": self.rms_scaling}
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -596,7 +603,7 @@ class GroupNormalization(Normalization):
                 f"Number of groups ({self.groups}) must be a multiple of the number of channels ({channels})."
             )
         self.input_spec = keras.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
-        self.add_affine((channels,))
+        self.add_affine((channels,), self.scale, self.center)
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
@@ -654,9 +661,9 @@ class RMSNormalization(keras.Layer):
         self.reduced, sizes, self.broadcast = spanned(self.axis, input_shape)
         self.scale = self.add_weight(name="scale", shape=sizes, initializer="ones")
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, x: Any) -> Any:
         """Apply the layer."""
-        values = single_precision(inputs)
+        values = single_precision(x)
         factor = ops.rsqrt(mean_square(values, self.reduced) + self.epsilon)
         scale = ops.reshape(ops.cast(self.scale, values.dtype), self.broadcast)
         return ops.cast(values * factor * scale, self.compute_dtype)

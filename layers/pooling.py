@@ -16,7 +16,7 @@ class WindowPooling(keras.Layer):
 
     def __init__(
         self,
-        pool_size: int | tuple = 2,
+        pool_size: int | tuple,
         strides: int | tuple | None = None,
         padding: str = "valid",
         data_format: str | None = None,
@@ -75,7 +75,18 @@ class WindowPooling(keras.Layer):
 
 
 class MaxPooling(WindowPooling):
-    """The largest value of each window; padding never wins."""
+    """The largest value of each window; padding never wins. Of Keras' two, this one has a default size."""
+
+    def __init__(
+        self,
+        pool_size: int | tuple = 2,
+        strides: int | tuple | None = None,
+        padding: str = "valid",
+        data_format: str | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(pool_size, strides, padding, data_format, name, **kwargs)
 
     def reduce(self, inputs: Any, **window: Any) -> Any:
         """The largest value of each window."""

@@ -337,6 +337,10 @@ class SimpleRNNCell(RecurrentCell):
     ) -> None:
         super().__init__(**passed_on(locals()))
 
+    def call(self, sequence: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
+        """One time step; Keras calls this cell's input `sequence`."""
+        return super().call(sequence, states, training)
+
     def rule(self) -> bptt.Rule | None:
         """The derivative by hand, if the activation is tanh."""
         return bptt.SIMPLE if self.standard_activations() else None

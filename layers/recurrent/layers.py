@@ -292,7 +292,7 @@ class RNN(keras.layers.Layer):
         dtype = getattr(cell, "compute_dtype", self.compute_dtype)
         first_output = ops.zeros((ops.shape(x)[1], size), dtype=dtype)
 
-        if isinstance(cell, RecurrentCell) and type(cell).call is RecurrentCell.call:
+        if isinstance(cell, RecurrentCell) and type(cell).call in (RecurrentCell.call, SimpleRNNCell.call):
             x = ops.cast(x, dtype)
             weights = cell.tensors()
             masks = cell.dropout_masks(x[0], initial_state, training)

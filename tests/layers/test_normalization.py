@@ -1,5 +1,7 @@
 """Normalization against Keras, by hand, and twice differentiated."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -198,7 +200,6 @@ def test_spanned_axes(data, shape):
         (lambda: layers.BatchNormalization(renorm=True, renorm_clipping={"dmax": -1}), "dmax"),
         (lambda: layers.BatchNormalization(axis=3).build((None, 4)), "out of bounds"),
         (lambda: layers.LayerNormalization(axis=[0, 3]).build((None, 4)), "out of bounds"),
-        (lambda: layers.LayerNormalization(rms_scaling=True), "RMSNormalization"),
         (lambda: layers.GroupNormalization(0), "positive integer"),
         (lambda: layers.GroupNormalization(3).build((None, 4)), "multiple"),
         (lambda: layers.GroupNormalization(8).build((None, 4)), "more than"),
@@ -213,3 +214,14 @@ def test_clear_errors(make, match):
 def test_layer_normalization_wants_integer_axes():
     with pytest.raises(TypeError, match="Expected an int"):
         layers.LayerNormalization(axis="last")
+
+
+@pytest.mark.parametrize("options", [{}, {"axis": [1, 2], "scale": False}])
+def test_deprecated_scaling_of_layer_normalization_is_that_of_keras(options):
+    x = np.random.default_rng(0).normal(2.0, size=(3, 4, 5)).astype("float32")
+    with pytest.warns(UserWarning, match="RMSNormalization"):
+        ours = layers.LayerNormalization(rms_scaling=True, **options)
+        theirs = keras.layers.LayerNormalization(rms_scaling=True, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' operation warns at each call
+        assert_parity(ours, theirs, x)

@@ -1,0 +1,125 @@
+"""Weights of eight bits, as Keras stores and uses them."""
+
+import keras
+import numpy as np
+import pytest
+
+import layers
+from tests.layers.checking import numpy_of, outputs_and_gradients
+
+X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
+TOKENS = np.array([[1, 2, 0], [4, 3, 3]], "int32")
+WEIGHTS_ALONE = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
+CASES = {
+    "Dense": (lambda m, **k: m.Dense(5, activation="tanh", **k), X),
+    "Dense without bias": (lambda m, **k: m.Dense(5, use_bias=False, **k), X),
+    "Embedding": (lambda m, **k: m.Embedding(5, 4, **k), TOKENS),
+}
+
+
+def built_twins(name, **options):
+    make, inputs = CASES[name]
+    ours, theirs = make(layers, **options), make(keras.layers, **options)
+    for layer in (ours, theirs):
+        layer(inputs)
+    ours.set_weights(theirs.get_weights())
+    return ours, theirs, inputs
+
+
+def assert_same(ours, theirs, inputs):
+    described = [[(w.name, w.shape, w.dtype, w.trainable) for w in layer.weights] for layer in (ours, theirs)]
+    assert described[0] == described[1]
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-6)
+    np.testing.assert_allclose(numpy_of(ours(inputs)), numpy_of(theirs(inputs)), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [None, WEIGHTS_ALONE], ids=["all", "weights alone"])
+@pytest.mark.parametrize("name", CASES)
+def test_quantized_layer_is_that_of_keras(name, config):
+    ours, theirs, inputs = built_twins(name)
+    exact = numpy_of(ours(inputs))
+    for layer in (ours, theirs):
+        layer.quantize("int8", config=config)
+    assert ours.dtype_policy.name == theirs.dtype_policy.name == "int8_from_float32"
+    assert_same(ours, theirs, inputs)
+    np.testing.assert_allclose(numpy_of(ours(inputs)), exact, atol=0.05)
+
+
+def test_scale_by_hand():
+    layer = layers.Dense(2, use_bias=False)
+    layer.build((None, 2))
+    layer.set_weights([np.array([[1.0, -0.5], [0.3, 0.1]])])
+    layer.quantize("int8")
+    # Scales 127 / 1 and 127 / 0.5:  0.3 * 127 = 38.1, 0.1 * 254 = 25.4
+    np.testing.assert_array_equal(numpy_of(layer.kernel.value), [[127, -127], [38, 25]])
+    np.testing.assert_allclose(numpy_of(layer.kernel_scale.value), [127, 254], rtol=1e-6)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="torch.func takes no gradient of Keras' making"
+)
+def test_gradient_is_that_of_keras():
+    ours, theirs, inputs = built_twins("Dense")
+    for layer in (ours, theirs):
+        layer.quantize("int8")
+    pairs = zip(*(outputs_and_gradients(layer, inputs)[1:] for layer in (ours, theirs)), strict=True)
+    for mine, other in pairs:
+        for one, another in zip(mine, other, strict=True):
+            assert np.abs(another).max() > 0
+            np.testing.assert_allclose(one, another, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Dense", "Embedding"])
+def test_quantized_then_adapted_is_saved_as_one(name):
+    ours, theirs, inputs = built_twins(name)
+    for layer in (ours, theirs):
+        layer.quantize("int8")
+        layer.enable_lora(2, b_initializer="ones")
+    for mine, other in zip(ours.trainable_weights, theirs.trainable_weights, strict=True):
+        mine.assign(other)
+    assert_same(ours, theirs, inputs)
+    stores = [{}, {}]
+    for layer, store in zip((ours, theirs), stores, strict=True):
+        layer.save_own_variables(store)
+    assert list(stores[0]) == list(stores[1])
+    for index in stores[0]:
+        mine, other = (numpy_of(keras.ops.convert_to_tensor(store[index])) for store in stores)
+        assert mine.dtype == other.dtype
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+    # A change of low rank starts from none again, so that the merged weights are all there is.
+    stored = {index: numpy_of(keras.ops.convert_to_tensor(value)) for index, value in stores[0].items()}
+    for layer in (ours, theirs):
+        layer.load_own_variables(stored)
+    assert_same(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("name", ["Dense", "Embedding"])
+def test_quantized_model_reloads(name, tmp_path):
+    make, inputs = CASES[name]
+    model = keras.Sequential([keras.Input(inputs.shape[1:], dtype=inputs.dtype.name), make(layers)])
+    model.quantize("int8")
+    assert model.layers[0].quantization_mode == "int8"
+    model.save(tmp_path / "quantized.keras")
+    loaded = keras.saving.load_model(tmp_path / "quantized.keras")
+    np.testing.assert_array_equal(numpy_of(loaded(inputs)), numpy_of(model(inputs)))
+
+
+@pytest.mark.parametrize("name", ["Dense", "Embedding"])
+def test_made_quantized(name):
+    ours, theirs, inputs = built_twins(name, dtype="int8_from_float32")
+    assert_same(ours, theirs, inputs)
+
+
+def test_what_is_refused():
+    dense, reversible = layers.Dense(2), layers.ReversibleEmbedding(3, 2)
+    with pytest.raises(ValueError, match="isn't yet built"):
+        dense.quantize("int8")
+    dense.build((None, 3))
+    kernel = dense.get_weights()[0]
+    with pytest.raises(NotImplementedError, match="'int8' alone"):
+        dense.quantize("int4")
+    np.testing.assert_array_equal(dense.get_weights()[0], kernel)
+    reversible.build()
+    with pytest.raises(NotImplementedError, match="quantize"):
+        reversible.quantize("int8")
