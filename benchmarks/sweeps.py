@@ -6,15 +6,18 @@
 
 Every side is a command of its own, timed from its start to its end, in turns (`--rounds`). `plain` is Ray
 Tune as it comes: every trial in a new process, which imports, opens its run and compiles. `warm` is
-`python -m tuning.sweep`, `packed` the same with --pack. `bare` trains the same networks by `model.fit` one
-after another in one process, without Ray and MLflow, on one thread as each worker has.
+`python -m tuning.sweep`, `packed` the same with --pack, `many` the same with eight seeds of every setting.
+`bare` trains the same networks by `model.fit` one after another in one process, without Ray and MLflow, on
+one thread as each worker has.
+
+A sweep's start (Python, Ray, its workers) takes as long for one trial as for a thousand: the second half of
+the table counts from the moment when the first trial opens its run in MLflow.
 """
 
 import argparse
 import dataclasses
 import itertools
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,7 +42,8 @@ NETWORKS = {
         {"learning_rate": [0.05, 0.1, 0.2, 0.4], "weight_decay": [1e-3, 2e-3, 5e-3, 1e-2]},
     ),
 }
-SIDES = ("plain", "warm", "packed", "bare")
+SIDES = ("plain", "warm", "packed", "many", "bare")
+SEEDS = 8  # of each setting, where there are many trials
 
 
 def main() -> None:
@@ -67,27 +71,51 @@ def _compare(options: argparse.Namespace) -> None:
     grid = [f"--grid={name}={','.join(map(str, values))}" for name, values in axes.items()]
     sweep = ["-m", "tuning.sweep", recipe, "--backend", options.backend, *words, *grid]
     again = ["-m", "benchmarks.sweeps", "--backend", options.backend, "--network", options.network]
+    packed = [*sweep, "--pack", str(options.pack)]
     commands = {
         "plain": [*again, "--child", "plain"],
         "warm": sweep,
-        "packed": [*sweep, "--pack", str(options.pack)],
+        "packed": packed,
+        "many": [*packed, "--seeds", str(SEEDS)],
         "bare": [*again, "--child", "bare"],
     }
-    seconds: dict[str, list[float]] = {side: [] for side in options.sides}
+    measured: dict[str, list[Measured]] = {side: [] for side in options.sides}
     for _ in range(options.rounds):
         for side in options.sides:
-            seconds[side].append(_timed(commands[side])[0])
-            print(f"{side}: {seconds[side][-1]:.1f} s", file=sys.stderr, flush=True)
+            measured[side].append(_measure(commands[side]))
+            print(f"{side}: {measured[side][-1]}", file=sys.stderr, flush=True)
     print(f"{count} trials of {recipe} on {options.backend}, {os.cpu_count()} cores\n")
-    print("| side | seconds | trials a minute | times plain |\n|---|---|---|---|")
-    medians = {side: statistics.median(values) for side, values in seconds.items()}
-    for side, value in medians.items():
-        ratio = f"{medians['plain'] / value:.1f}" if "plain" in medians else ""
-        print(f"| {side} | {value:.1f} | {60 * count / value:.0f} | {ratio} |")
+    print("| side | trials | seconds | a minute | times plain | from the first on | a minute | times plain |")
+    print("|---|---|---|---|---|---|---|---|")
+    rates: dict[str, list[float]] = {}
+    for side, found in measured.items():
+        trials = count * SEEDS if side == "many" else count
+        cells, rates[side] = [side, str(trials)], []
+        for part, name in enumerate(("seconds", "running")):
+            value = statistics.median(getattr(one, name) for one in found)
+            rates[side].append(60 * trials / value)
+            times = f"{rates[side][part] / rates['plain'][part]:.1f}" if "plain" in rates else ""
+            cells += [f"{value:.1f}", f"{rates[side][part]:.0f}", times]
+        print(f"| {' | '.join(cells)} |")
 
 
-def _timed(words: Sequence[str]) -> tuple[float, str]:
-    """Seconds that a command takes in an empty folder, and its output."""
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a command took.
+
+    Args:
+        seconds: from its start to its end.
+        running: seconds from the start of the first MLflow run but the sweep's own; all, where there is none.
+        memory: most that the process itself held, in GiB.
+    """
+
+    seconds: float
+    running: float
+    memory: float
+
+
+def _measure(words: Sequence[str]) -> Measured:
+    """Run a command in an empty folder."""
     here = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1", "NPROC": "1"}
     with tempfile.TemporaryDirectory() as folder:
@@ -96,14 +124,28 @@ def _timed(words: Sequence[str]) -> tuple[float, str]:
             [sys.executable, "-c", "from recipes.engine import store; store.connect(None)"],
             cwd=folder, env=environment, check=True,
         )  # fmt: skip
-        begin = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        seconds = time.perf_counter() - begin
-    if done.returncode:
-        sys.exit(done.stderr[-3000:])
-    return seconds, done.stdout
+        with open(Path(folder, "out.txt"), "w") as out:
+            begin = time.time()
+            started = subprocess.Popen(
+                [sys.executable, *words], cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT
+            )
+            _, status, usage = os.wait4(started.pid, 0)
+            end = time.time()
+        if status:
+            sys.exit(Path(folder, "out.txt").read_text()[-3000:])
+        first = _first_trial(f"sqlite:///{folder}/mlruns/mlflow.db") or begin
+    return Measured(end - begin, end - first, usage.ru_maxrss / 2**20)
+
+
+def _first_trial(uri: str) -> float | None:
+    """When the first trial of a store opened its run, in seconds of the clock; None where there is none."""
+    from recipes.engine import tracking
+
+    client, _ = tracking.connect(uri)
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"], max_results=2)
+    starts = [run.info.start_time / 1000 for run in runs if "kind" not in run.data.tags]
+    return min(starts, default=None)
 
 
 def _settings(network: str) -> list[dict[str, Any]]:
@@ -184,12 +226,12 @@ def _trivial(backend: str, count: int, pack: int) -> None:
              "--projected", "0", "--epochs", "1", "--batch-size", "1024", "--grid", "dropout=0.1,0.2",
              "--seeds", str(count // 2)]  # fmt: skip
     print(f"{count} trials of one step on {backend}\n")
-    print("| | seconds | seconds a trial | largest memory of a process, GiB |\n|---|---|---|---|")
+    print("| | seconds | seconds a trial | the driver's memory, GiB |\n|---|---|---|---|")
     for name, command in {"warm": words, f"pack {pack}": [*words, "--pack", str(pack)]}.items():
-        seconds, _ = _timed(command)
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        print(f"| {name} | {seconds:.1f} | {seconds / count:.3f} | {memory:.2f} |", flush=True)
-    print(f"| MLflow alone | {_tracked(count):.1f} | | |")
+        took = _measure(command)
+        print(f"| {name} | {took.seconds:.1f} | {took.seconds / count:.3f} | {took.memory:.2f} |", flush=True)
+    seconds = _tracked(count)
+    print(f"| MLflow alone, one process | {seconds:.1f} | {seconds / count:.3f} | |")
 
 
 def _tracked(count: int) -> float:

@@ -85,6 +85,8 @@ class Config(TrainingConfig):
         "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion"
     ] = "adamw"
     """momentum and nesterov are SGD with momentum 0.9; adamw has a weight decay of 0.01."""
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+    """What training lowers; squared_error: of the classes' probabilities."""
     dropout: float = 0.3
     """Share of every hidden layer's units dropped in training."""
     strength: float = 0.01
@@ -157,6 +159,12 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
     return layers.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
+def squared_error(labels: Any, logits: Any) -> Any:
+    """Mean over classes of (softmax(logits) - one hot)^2, (batch,)."""
+    wanted = keras.ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return layers.losses.mean_squared_error(wanted, layers.activations.softmax(logits))
+
+
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train the network, or fit a classic model; look at the test images once; draw."""
     data = engine.data.load(config.dataset, config.data_dir)
@@ -174,7 +182,8 @@ def train_network(config: Config, data: engine.data.Dataset, run: engine.trackin
         max(2, batches.steps_per_epoch // config.accumulate * config.epochs),
         pct_start=0.2,
     )
-    model.compile(build_optimizer(config, schedule), cross_entropy, metrics=["accuracy"])
+    loss = {"cross_entropy": cross_entropy, "squared_error": squared_error}[config.loss]
+    model.compile(build_optimizer(config, schedule), loss, metrics=["accuracy"])
     try:
         engine.training.fit(model, batches, data.validation, config, run, schedule)
     finally:

@@ -124,11 +124,9 @@ def arms(study: ModuleType, name: str, config_class: type[RunConfig]) -> dict[st
         config_class: the recipe's Config.
 
     Raises:
-        RecipeError: the study varies nothing of a recipe, or the recipe lacks its fields.
+        RecipeError: the recipe lacks its fields.
     """
     recipe = config_class.__module__.rsplit(".", 1)[-1]
-    if not study.FIELDS:
-        raise usage_error(f"study {name} varies no field of a recipe: leave --recipe away")
     kinds = field_types(config_class)
     missing = [field for field in study.FIELDS if field not in kinds]
     if missing:

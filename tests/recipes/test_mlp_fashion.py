@@ -112,6 +112,14 @@ def test_the_network_is_its_formula(images):
     np.testing.assert_allclose(model.predict(images.train.x, verbose=0), expected, atol=1e-4)
 
 
+def test_squared_error_is_of_probabilities():
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    labels = np.array([2, 0, 1, 1])
+    wrong = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True) - np.eye(3)[labels]
+    found = ops.convert_to_numpy(recipe.squared_error(labels, ops.convert_to_tensor(logits)))
+    np.testing.assert_allclose(found, np.mean(wrong**2, axis=-1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("normalization", ["none", "batch", "layer", "group", "rms"])
 def test_backends_agree(images, meeting_place, normalization):
     config = recipe.Config(units=6, depth=2, activation="gelu", dropout=0.0, normalization=normalization)

@@ -157,7 +157,10 @@ def test_a_studys_sweep_that_is_killed_goes_on_with_the_settings_it_had(made_up,
     ("words", "sentence"),
     [
         (["activation"], "unknown study 'activation': did you mean 'activations'?"),
-        (["losses", "--recipe", "mlp_fashion"], "study losses varies no field of a recipe"),
+        (
+            ["losses", "--recipe", "cnn_cifar"],
+            "study losses varies 'loss', which cnn_cifar lacks; these have: mlp_fashion",
+        ),
         (
             ["initializers", "--recipe", "mlp_fashion"],
             "study initializers varies 'initializer', which mlp_fashion",

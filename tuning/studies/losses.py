@@ -12,12 +12,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
 
 import layers
+from recipes.mlp_fashion import squared_error
 from tuning import figures, networks
 from tuning.evidence import Evidence, Quantity, Trial, curves_by_setting, values_by_setting
 from tuning.statistics import interval, verdict
@@ -25,7 +26,7 @@ from tuning.statistics import interval, verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIELDS: dict[str, list] = {}
+FIELDS = {"loss": ["cross_entropy", "squared_error"]}
 LOSSES: dict[str, Callable] = {
     "mse": layers.losses.mean_squared_error,
     "mae": layers.losses.mean_absolute_error,
@@ -86,12 +87,6 @@ def largest_stable_rate(name: str, seed: int) -> float:
     return float(np.log10(max(stable, default=0.001)))
 
 
-def squared_error_of_probabilities(labels: Any, logits: Any) -> Any:
-    """Mean over classes of (softmax(logits) - one hot)^2, (batch,)."""
-    wanted = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return layers.losses.mean_squared_error(wanted, layers.activations.softmax(logits))
-
-
 def investigate(seeds: Sequence[int], steps: int = 150) -> Evidence:
     """Compare the losses where they differ.
 
@@ -142,7 +137,7 @@ def classify(seeds: Sequence[int], steps: int) -> list[Trial]:
         ("cross-entropy", networks.cross_entropy, 0.05),
         (
             "squared error",
-            squared_error_of_probabilities,
+            squared_error,
             0.5,
         ),  # its slopes are ten times smaller: a mean over classes
     ):
