@@ -33,6 +33,7 @@ def main(config_class: type[RunConfig], train: Train) -> None:
         given = check_words(config_class, words)
         if given.get("resume") and not {"-h", "--help"} & set(words):
             config = resumed(config_class, given, recipe_name(train))
+            backend.insist_on(config.backend)
         else:
             import tyro
 
