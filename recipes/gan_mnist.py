@@ -69,7 +69,7 @@ import layers
 from recipes import engine
 from recipes.engine import gradients, launch
 from recipes.engine.backend import CACHE
-from recipes.engine.config import TrainingConfig
+from recipes.engine.config import TrainingConfig, refuse
 from recipes.engine.errors import usage_error
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ class Config(TrainingConfig):
         for name in ("latent", "filters", "critic_steps"):
             if getattr(self, name) < 1:
                 raise usage_error(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        for name, harmless in (("accumulate", 1), ("probe", 0), ("find_lr", False)):
-            if getattr(self, name) != harmless:
-                raise usage_error(f"--{name.replace('_', '-')} is made for one network, and here are two")
+        refuse(self, ("accumulate", "probe", "find_lr"), "it is made for one network, and here are two")
         if self.precision == "mixed_float16":
             raise usage_error("--precision mixed_float16 needs one scaled loss, and here are two")
 
@@ -496,15 +494,12 @@ def fit(
         Images of the same noise after every epoch, (epochs, 12, height, width, channels), in -1 ... 1.
     """
     batches = engine.data.Batches(data.train, config.batch_size * config.updates, config.seed)
-    # A variable, so that checkpoints hold it.
-    samples = keras.Variable(np.zeros((config.epochs, SHOWN, *data.shape), "float32"), trainable=False)
+    samples = np.zeros((config.epochs, SHOWN, *data.shape), "float32")  # checkpoints hold it
 
     def evaluate() -> dict[str, float]:
         with engine.training.averaged(game.generator, game.optimizers[0]):
             images = generated(config, game.generator, WATCHED, config.seed, len(data.labels))
-        history = np.array(ops.convert_to_numpy(samples))
-        history[progress.step // batches.steps_per_epoch - 1] = images[:SHOWN]
-        samples.assign(history)
+        samples[progress.step // batches.steps_per_epoch - 1] = images[:SHOWN]
         values = quality(real, seen_by(classifier, images))
         if values["collapsed"]:
             print(
@@ -535,7 +530,7 @@ def fit(
     finally:
         run.figure("losses", losses_figure(run.history, config.objective))
     engine.training.take_averages(game.generator, game.optimizers[0])
-    return ops.convert_to_numpy(samples)[: progress.step // batches.steps_per_epoch]
+    return samples[: progress.step // batches.steps_per_epoch]
 
 
 def store(

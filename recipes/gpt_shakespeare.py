@@ -96,6 +96,8 @@ class Config(writing.WritingConfig):
     """How the network knows places: added to the embeddings (the first two), or inside the attention."""
     tie: bool = True
     """Whether the readout is the transpose of the embedding."""
+    remat: bool = False
+    """Keep no activations inside of blocks for the backward pass, but compute them again: less memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,6 +216,8 @@ def build_model(config: Config, characters: int) -> keras.Model:
             block.feed_forward.output_dense.kernel,
         ):
             kernel.assign(kernel / (2 * config.layers) ** 0.5)
+        if config.remat:
+            gradients.recompute(block)
     return model
 
 

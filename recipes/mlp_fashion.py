@@ -39,7 +39,7 @@ import numpy as np
 import layers
 from recipes import engine
 from recipes.engine import launch
-from recipes.engine.config import TrainingConfig
+from recipes.engine.config import TrainingConfig, refuse
 from recipes.engine.errors import usage_error
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ LEARNING_RATES = {
     "nadam": 0.002,
     "lion": 0.0003,
 }
+
+# What the classic models know nothing of.
+NETWORK_ONLY = (
+    "accumulate", "clip_norm", "ema", "early_stopping", "probe", "find_lr", "precision", "resume"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ class Config(TrainingConfig):
         for name in ("units", "depth", "rounds"):
             if getattr(self, name) < 1:
                 raise usage_error(f"--{name} must be at least 1, not {getattr(self, name)}")
-        if self.model != "mlp" and self.resume:
-            raise usage_error(f"--model {self.model} writes no checkpoints: start it anew, without --resume")
+        if self.model != "mlp":
+            refuse(self, NETWORK_ONLY, f"--model {self.model} is fitted by scikit-learn, in one piece")
 
     @classmethod
     def small(cls, **changes: Any) -> Self:

@@ -38,7 +38,7 @@ import numpy as np
 import layers
 from recipes import engine
 from recipes.engine import launch
-from recipes.engine.config import TrainingConfig
+from recipes.engine.config import TrainingConfig, refuse
 from recipes.engine.data import tables
 from recipes.engine.errors import usage_error
 from recipes.engine.parts import Part
@@ -87,8 +87,7 @@ class Config(TrainingConfig):
         super().__post_init__()
         if self.folds < 2:
             raise usage_error(f"--folds must be at least 2, not {self.folds}")
-        if self.early_stopping:
-            raise usage_error("--early-stopping is refused: held-out rows are no validation data")
+        refuse(self, ("early_stopping",), "held-out rows are no validation data")
         if not 0 <= self.dropout < 1:
             raise usage_error(f"--dropout must lie in 0 ... 1, not {self.dropout}")
         for name in ("units", "depth", "trees"):

@@ -54,7 +54,7 @@ from keras import ops
 import layers
 from recipes import engine
 from recipes.engine import gradients, launch
-from recipes.engine.config import ResumableConfig
+from recipes.engine.config import ResumableConfig, refuse
 from recipes.engine.errors import RecipeError, usage_error
 from recipes.engine.parts import Part
 
@@ -97,8 +97,7 @@ class Config(ResumableConfig):
         super().__post_init__()
         if min(self.depth, self.seeds, self.examples) < 1:
             raise usage_error("--depth, --seeds and --examples must be at least 1")
-        if self.early_stopping:
-            raise usage_error("--early-stopping is refused: networks are compared at one time of training")
+        refuse(self, ("early_stopping",), "networks are compared at one time of their training")
         if len(self.sizes) < 2 or sorted({*self.sizes}) != self.sizes or self.sizes[0] < 1:
             raise usage_error(f"--widths takes two or more numbers in growing order, not '{self.widths}'")
 

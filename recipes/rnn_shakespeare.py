@@ -51,6 +51,7 @@ from keras import ops
 import layers
 from recipes import engine
 from recipes.engine import gradients, launch, writing
+from recipes.engine.config import refuse
 from recipes.engine.data import text as texts
 from recipes.engine.errors import usage_error
 
@@ -108,11 +109,12 @@ class Config(writing.WritingConfig):
                 "--bidirectional is refused: a layer that also reads from the end sees the very character "
                 "that the model is to predict: the loss would fall to nothing, and nothing could be written"
             )
-        if self.accumulate > 1:
-            raise usage_error(
-                "--accumulate is refused: the state is carried from batch to batch, row by row, and a part "
-                "of a batch would go on from the state of another part's text"
-            )
+        refuse(
+            self,
+            ("accumulate",),
+            "the state is carried from batch to batch, row by row, and a part of a batch would go on from "
+            "the state of another part's text",
+        )
         if min(self.layers, self.units, self.length) < 1 or self.parameters < 0 or not 0 <= self.dropout < 1:
             raise usage_error("--layers, --units and --length must be positive, --dropout lie in [0, 1)")
 

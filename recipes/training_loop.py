@@ -32,6 +32,7 @@ import layers
 from recipes import engine
 from recipes.engine import launch
 from recipes.engine.config import TrainingConfig
+from recipes.engine.errors import usage_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,11 @@ class Config(TrainingConfig):
     """Step size of SGD with momentum 0.9."""
     dropout: float = 0.2
     """Share of hidden units dropped in a step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision == "mixed_float16":
+            raise usage_error("--precision mixed_float16 is refused: the loops here do without a scaled loss")
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
@@ -253,7 +259,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     metrics = {f"seconds/{name}": value for name, value in seconds.items()}
     early = slice(0, max(0, COMPARED - first))
     for name, values in losses.items():
-        differences = np.abs(np.array(values[first:]) - portable)
+        differences = np.abs(np.array(values[first : first + len(portable)]) - portable)
         metrics[f"difference/{name}"] = float(differences.max(initial=0.0))
         metrics[f"difference/{name}_first_{COMPARED}_steps"] = float(differences[early].max(initial=0.0))
     return {**metrics, "test/accuracy": float(np.mean(logits.argmax(axis=-1) == data.test.y))}
@@ -268,7 +274,8 @@ def draw(losses: dict[str, Losses], portable: Losses, first: int) -> Figure:
     steps = np.arange(first, first + len(portable)) + 1
     for (name, values), width in zip(losses.items(), (6, 3.5), strict=True):
         left.plot(np.arange(len(values)) + 1, values, linewidth=width, alpha=0.4, label=name)
-        right.semilogy(steps, np.abs(np.array(values[first:]) - portable) + 1e-12, label=f"{name} - portable")
+        differences = np.abs(np.array(values[first : first + len(portable)]) - portable)
+        right.semilogy(steps, differences + 1e-12, label=f"{name} - portable")
     left.plot(steps, portable, "k-", linewidth=0.8, label="portable step")
     left.set_ylabel("training loss of the batch")
     right.set_ylabel("difference (plus 1e-12)")

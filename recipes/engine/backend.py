@@ -75,6 +75,18 @@ def choose(arguments: list[str]) -> str:
     return name
 
 
+def insist_on(name: str) -> None:
+    """Begin this process' command once more if Keras is loaded already, with another backend.
+
+    Which backend a run to go on with had is known only after its recipe was imported, and many a recipe
+    loads Keras when it is.
+    """
+    if "keras.src" in sys.modules and name in BACKENDS and sys.modules["keras"].backend.backend() != name:
+        os.environ["KERAS_BACKEND"] = name
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def require_installed(name: str) -> None:
     """Refuse a backend whose framework is absent, saying how to get it."""
     if name not in installed():

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -140,6 +141,17 @@ class TrainingConfig(ResumableConfig):
             raise usage_error(f"--clip-norm must be positive, not {self.clip_norm}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise usage_error(f"--ema must lie between 0 and 1, not {self.ema}")
+
+
+def refuse(config: RunConfig, names: Collection[str], why: str) -> None:
+    """Refuse the flags that a recipe cannot honour: fields of these names must have their default values.
+
+    Raises:
+        RecipeError: one has not.
+    """
+    for one in dataclasses.fields(config):
+        if one.name in names and getattr(config, one.name) != one.default:
+            raise usage_error(f"{_flag(one.name)} is refused: {why}")
 
 
 def field_types(config_class: type[RunConfig]) -> dict[str, Any]:

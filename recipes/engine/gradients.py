@@ -7,8 +7,8 @@
     step = compiled(value_and_grad(loss, has_aux=True))
     (value, state), gradients = step(trainable, state, x, y)
 
-Everything nests: a gradient of a gradient is `value_and_grad` twice. `keras.remat(function)` trades time
-for memory in either (gradient checkpointing); the function runs twice, so it must have no side effects.
+Everything nests: a gradient of a gradient is `value_and_grad` twice. `recompute(layer)` trades time for
+memory in either (gradient checkpointing), as `keras.remat` does for a function without side effects.
 
 The same for code that changes Keras variables as it goes, optimizers included, on all three backends:
 
@@ -152,6 +152,47 @@ def compiled(function: Callable) -> Callable:
 
         return tf.function(function, autograph=False)
     return function
+
+
+def recompute(layer: keras.Layer) -> None:
+    """Have a layer compute its inside once more for the backward pass, instead of keeping it till then.
+
+    Gradient checkpointing: of the layer only inputs and outputs are kept. Dropout draws the same numbers both
+    times, and running statistics move once.
+
+    Args:
+        layer: built; takes one tensor and `training`. In inference nothing changes.
+
+    Reference:
+        Chen, Xu, Zhang and Guestrin, 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174.
+    """
+    plain, again = layer.call, False
+
+    @functools.wraps(plain)
+    def call(inputs: Any, *arguments: Any, training: bool | None = None, **named: Any) -> Any:
+        if again or not training:
+            return plain(inputs, *arguments, training=training, **named)
+        # Copies: PyTorch changes variables where they are, and the second time must find what the first did.
+        state = [(variable, keras.ops.copy(variable.value)) for variable in layer.non_trainable_variables]
+
+        def inside(weights: list, inputs: Any) -> tuple[Any, list]:
+            nonlocal again
+            again = True
+            try:
+                own = zip(layer.trainable_variables, weights, strict=True)
+                with keras.StatelessScope([*own, *state]) as scope:
+                    outputs = layer(inputs, training=True)
+            finally:
+                again = False
+            return outputs, [scope.get_current_value(variable) for variable, _ in state]
+
+        weights = [variable.value for variable in layer.trainable_variables]
+        outputs, values = keras.remat(inside)(weights, inputs)
+        for (variable, _), value in zip(state, values, strict=True):
+            variable.assign(value)
+        return outputs
+
+    layer.__dict__["call"] = call
 
 
 # The JAX step that is being traced: its scope, and the variables it knows.

@@ -36,6 +36,7 @@ def main(config_class: type[RunConfig], train: Train) -> None:
         with recorder.beside(given.get("tracking_uri", config_class().tracking_uri)):
             if given.get("resume"):
                 config = resumed(config_class, given, recipe_name(train))
+                backend.insist_on(config.backend)
             else:
                 config = _parsed(config_class, words, train)
             metrics = run_recipe(config, train)

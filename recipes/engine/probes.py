@@ -130,16 +130,21 @@ class outputs_of:
 
     def __init__(self, layers_: list[keras.Layer]) -> None:
         self.layers = layers_
+        self.calls: list[Callable | None] = []
 
     def __enter__(self) -> dict[int, Any]:
         seen = {}
+        # What is seen is kept: a layer that is to compute its inside twice (`gradients.recompute`) does not.
+        self.calls = [layer.__dict__.pop("call", None) for layer in self.layers]
         for layer in self.layers:
             layer.__dict__["call"] = self._keeping(layer.call, seen, id(layer))
         return seen
 
     def __exit__(self, *error: object) -> None:
-        for layer in self.layers:
+        for layer, call in zip(self.layers, self.calls, strict=True):
             del layer.__dict__["call"]
+            if call is not None:
+                layer.__dict__["call"] = call
 
     @staticmethod
     def _keeping(call: Callable, seen: dict[int, Any], key: int) -> Callable:

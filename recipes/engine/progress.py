@@ -78,7 +78,7 @@ class Progress:
         self.schedule = schedule
         self.probe = probe
         self.monitor = monitor
-        self.backend = config.backend
+        self.backend = "numpy" if config.backend == "numpy" else keras.backend.backend()
         self.epochs = config.epochs
         self.total = batches.steps_per_epoch * config.epochs
         points = TRIAL_POINTS if run.only_training else POINTS

@@ -144,7 +144,8 @@ def serve(uri: str) -> None:
         try:
             kept = kept or Store(uri)
             answer = True, getattr(kept, name)(*arguments)
-            runs.add(answer[1][0] if name == "start" else arguments[0])
+            if name in ("start", "reopen"):
+                runs.add(answer[1][0] if name == "start" else arguments[0])
         except (RecipeError, OSError) as error:
             answer = False, error
         except Exception as error:

@@ -157,3 +157,21 @@ def test_readme_has_the_table_of_the_modules():
 
     assert all(catalogue.expected(name) for name in catalogue.names())
     assert catalogue.table() in Path("README.md").read_text(), "python -m recipes --table prints it"
+
+
+def test_a_command_begins_again_where_keras_is_loaded_with_another_backend(monkeypatch):
+    """As `--resume RUN` of a PyTorch run does: the recipe had loaded Keras with the default, JAX."""
+    import keras
+
+    from recipes.engine import backend
+
+    started = []
+    monkeypatch.setattr(backend.os, "execv", lambda *command: started.append(command))
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    for name in (keras.backend.backend(), "numpy"):
+        backend.insist_on(name)
+        assert not started and os.environ["KERAS_BACKEND"] == keras.backend.backend()
+    other = next(name for name in backend.BACKENDS if name != keras.backend.backend())
+    backend.insist_on(other)
+    assert started == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
+    assert os.environ["KERAS_BACKEND"] == other

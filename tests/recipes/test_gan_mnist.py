@@ -316,8 +316,8 @@ def test_nearest_neighbours(rng):
     ("changes", "sentence"),
     [
         ({"filters": 0}, "--filters must be at least 1, not 0"),
-        ({"accumulate": 2}, "--accumulate is made for one network, and here are two"),
-        ({"find_lr": True}, "--find-lr is made for one network"),
+        ({"accumulate": 2}, "--accumulate is refused: it is made for one network, and here are two"),
+        ({"find_lr": True}, "--find-lr is refused: it is made for one network"),
         ({"precision": "mixed_float16"}, "--precision mixed_float16 needs one scaled loss"),
         ({"objective": "wgan"}, "unknown value of --objective 'wgan': did you mean 'wgan-gp'?"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from recipes import gpt_shakespeare as recipe
-from recipes.engine import launch, models
+from recipes.engine import gradients, launch, models, probes
 from recipes.engine.data import text as texts
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
@@ -133,6 +133,47 @@ def test_backends_agree(positional, rng, meeting_place):
     x, y = (rng.integers(0, CHARACTERS, (3, CONTEXT)).astype("int32") for _ in range(2))
     results = agreement.outputs_loss_and_gradient(model, x, lambda logits: recipe.cross_entropy(y, logits))
     agreement.assert_backends_agree(meeting_place, f"gpt_shakespeare {positional}", results)
+
+
+def test_recomputed_blocks_learn_the_same(rng, monkeypatch):
+    """Losses, gradients and what becomes of the dropout's random numbers, over two steps."""
+    x = rng.integers(0, CHARACTERS, (2, CONTEXT)).astype("int32")
+    calls, remat = [], keras.remat
+    monkeypatch.setattr(keras, "remat", lambda function: calls.append(1) or remat(function))
+
+    def steps(**fields):
+        keras.utils.set_random_seed(1)
+        model = network(np.random.default_rng(2), dropout=0.2, **fields)
+        optimizer = keras.optimizers.SGD(0.1)
+        optimizer.build(model.trainable_variables)
+
+        def step(x):
+            value, slopes = gradients.by_variables(
+                lambda: ops.mean(recipe.cross_entropy(x, model(x, training=True))), model.trainable_variables
+            )
+            gradients.update(optimizer, slopes)
+            return value, slopes
+
+        step = gradients.compiled_step(step, [*model.variables, *optimizer.variables])
+        results = [step(ops.convert_to_tensor(x)) for _ in range(2)]
+        arrays = keras.tree.map_structure(ops.convert_to_numpy, results)
+        return model, arrays, [ops.convert_to_numpy(v) for v in model.non_trainable_variables]
+
+    _, kept, numbers = steps()
+    assert not calls
+    model, recomputed, numbers_again = steps(remat=True)
+    assert len(calls) >= 2  # one a block
+    keras.tree.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, recomputed)
+    for one, other in zip(numbers, numbers_again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    # Looking inside sees all layers, and leaves the blocks as they were.
+    model.compile(loss=recipe.cross_entropy)
+    seen = probes.looking(model)(x, x)
+    assert seen["activation_std/feed_forward"] > 0
+    before = len(calls)
+    recipe.parts_of(model).blocks[0](ops.zeros((1, 2, 8)), training=True)
+    assert len(calls) == before + 1
 
 
 @pytest.mark.once

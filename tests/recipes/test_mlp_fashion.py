@@ -170,7 +170,8 @@ def test_every_optimizer_takes_a_step(optimizer):
         ({"dropout": 1.0}, "--dropout must lie in 0 ... 1, not 1.0"),
         ({"depth": 0}, "--depth must be at least 1, not 0"),
         ({"activation": "rellu"}, "unknown value of --activation 'rellu': did you mean 'relu'"),
-        ({"model": "boosting", "resume": "abc"}, "--model boosting writes no checkpoints"),
+        ({"model": "boosting", "resume": "abc"}, "--resume is refused: --model boosting is fitted by scikit"),
+        ({"model": "logistic", "ema": 0.9}, "--ema is refused: --model logistic is fitted by scikit-learn"),
     ],
 )
 def test_impossible_configurations(changes, sentence):

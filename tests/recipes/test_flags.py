@@ -1,0 +1,115 @@
+"""Every recipe on the engine honours the common flags of training, or refuses them before it computes."""
+
+import importlib
+
+import keras
+import pytest
+
+from recipes.engine import catalogue, launch, learning_rates
+from recipes.engine.config import TrainingConfig
+from recipes.engine.errors import RecipeError
+from recipes.engine.progress import Progress
+from tests.recipes.recorded import Recorded
+
+pytestmark = pytest.mark.once
+
+CONFIGS = {name: importlib.import_module(f"recipes.{name}").Config for name in catalogue.names()}
+RECIPES = [name for name, config in CONFIGS.items() if issubclass(config, TrainingConfig)]
+FLAGS = {
+    "accumulate": 2,
+    "clip_norm": 0.5,
+    "ema": 0.75,
+    "early_stopping": 3,
+    "checkpoint_every": "10",
+    "probe": 2,
+    "find_lr": True,
+    "precision": "mixed_bfloat16",
+    "deterministic": True,
+}
+REFUSED = {
+    "gan_mnist": {"accumulate", "probe", "find_lr"},
+    "mlp_housing": {"early_stopping"},
+    "rnn_shakespeare": {"accumulate"},
+}
+WITHOUT_SCALED_LOSS = {"gan_mnist", "training_loop"}
+
+
+class Reached(BaseException):
+    """Ends a run where it has shown what was asked."""
+
+
+def refuses(name, **fields):
+    """Whether a recipe refuses some flags, in one sentence and as a wrong command line."""
+    try:
+        CONFIGS[name].small(**fields)
+    except RecipeError as error:
+        assert error.exit_code == 2 and "\n" not in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_refused(name):
+    assert {flag for flag, value in FLAGS.items() if refuses(name, **{flag: value})} == REFUSED.get(
+        name, set()
+    )
+    assert refuses(name, precision="mixed_float16") == (name in WITHOUT_SCALED_LOSS)
+
+
+@pytest.fixture
+def begun(monkeypatch, tmp_path):
+    """Begin a recipe's training with some flags: its progress at the first step, and its optimizers."""
+    monkeypatch.chdir(tmp_path)
+    optimizers, before = [], keras.optimizers.Optimizer.__init__
+
+    def remembered(self, *arguments, **named):
+        optimizers.append(self)
+        before(self, *arguments, **named)
+
+    def reached(progress, *arguments):
+        raise Reached(progress)
+
+    monkeypatch.setattr(keras.optimizers.Optimizer, "__init__", remembered)
+    monkeypatch.setattr(Progress, "after_step", reached)
+
+    def begin(name, **fields):
+        config = CONFIGS[name].small(**fields)
+        launch._seed(config)
+        with pytest.raises(Reached) as end:
+            importlib.import_module(f"recipes.{name}").train(config, Recorded())
+        (progress,) = end.value.args
+        trained = {id(variable) for group in progress.state.values() for variable in group}
+        return progress, [one for one in optimizers if trained & {id(v) for v in one.variables}]
+
+    yield begin
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_honoured(begun, name):
+    not_here = {*REFUSED.get(name, ()), "find_lr", "deterministic"}  # the latter is `launch`'s
+    flags = {flag: value for flag, value in FLAGS.items() if flag not in not_here}
+    progress, optimizers = begun(name, epochs=1, **flags)
+    assert optimizers
+    for optimizer in optimizers:
+        assert optimizer.global_clipnorm == flags["clip_norm"]
+        assert optimizer.use_ema and optimizer.ema_momentum == flags["ema"]
+        if "accumulate" in flags:
+            assert optimizer.gradient_accumulation_steps == flags["accumulate"]
+    assert progress.data.accumulate == flags.get("accumulate", 1)
+    assert progress.patience == flags.get("early_stopping", 0)
+    assert progress.steps_between == 10 * progress.data.accumulate
+    assert (progress.probe is not None) == ("probe" in flags)
+    assert keras.config.dtype_policy().name == flags["precision"]
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "find_lr" not in REFUSED.get(name, ())])
+def test_the_learning_rate_is_looked_for(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+
+    def find(*arguments):
+        raise Reached
+
+    monkeypatch.setattr(learning_rates, "find", find)
+    with pytest.raises(Reached):
+        importlib.import_module(f"recipes.{name}").train(CONFIGS[name].small(find_lr=True), Recorded())
