@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tuning.records import Record, Trial
 
 CROWDED = 8  # settings whose curves are still told apart
+LISTED = 60  # rows of a table, as a thousand trials are not read one by one
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -130,7 +131,9 @@ def results(record: Record) -> list[Block]:
             spread = "" if math.isnan(found.std) else f"{found.std:.2g}"
             rows.append((label, f"{found.mean:.4g}", spread, bounds, str(found.n)))
         header = ("setting", "mean", "std", "95 % interval", "seeds")
-        blocks.append(Table(header, rows, f"{name} ({'lowest' if smaller else 'highest'} first)"))
+        blocks.append(Table(header, rows[:LISTED], f"{name} ({'lowest' if smaller else 'highest'} first)"))
+        if len(rows) > LISTED:
+            blocks.append(Text(f"{len(rows) - LISTED} more settings follow, down to {rows[-1][1]}."))
         tests = compare(values)
         apart = [each for each in tests if each.significant]
         apart = sorted(apart, key=lambda each: each.adjusted)
@@ -243,9 +246,10 @@ def failures(record: Record) -> list[Block]:
     failed = [trial for trial in record.trials if trial.status != "FINISHED"]
     if not failed:
         return [Text(f"None: all {len(record.trials)} training runs finished.")] if record.trials else []
-    rows = [(trial.setting, trial.seed, trial.status, trial.error or "no word") for trial in failed]
+    rows = [(trial.setting, trial.seed, trial.status, trial.error or "no word") for trial in failed[:LISTED]]
+    first = f" The first {LISTED}:" if len(failed) > LISTED else ""
     return [
-        Text(f"{len(failed)} of {len(record.trials)} training runs did not finish."),
+        Text(f"{len(failed)} of {len(record.trials)} training runs did not finish.{first}"),
         Table(("setting", "seed", "state", "error"), rows, numeric=False),
     ]
 

@@ -165,8 +165,11 @@ def verdict(quantity: str, values: Mapping[str, Sequence[float]], smaller_is_bet
     parts = [f"{quantity} is best with {best}, {interval(values[best])}"]
     if beaten:
         parts.append(f"better than {_listed(beaten)} (p < {LEVEL} after Holm)")
-    if equal:
-        parts.append(f"not told apart from {_listed(equal)} with {len(values[best])} seeds")
+    if equal and max(map(len, values.values())) < 2:
+        parts.append("with one seed each, chance is not ruled out")
+    elif equal:
+        seeds = len(values[best])
+        parts.append(f"not told apart from {_listed(equal)} with {seeds} seed{'s' if seeds > 1 else ''}")
     return "; ".join(parts)
 
 

@@ -129,6 +129,18 @@ def test_a_population_on_several_machines_needs_a_storage_for_all(cluster):
         pytest.fail("connected")
 
 
+@pytest.mark.parametrize(("share", "fraction"), [(0.25, 0.225), (1.0, 0.9), (2.0, 0.9), (0.0, None)])
+def test_trials_share_a_gpus_memory_and_no_cores(share, fraction):
+    """Without these flags the first trial takes all of the memory."""
+    options = argparse.Namespace(address="auto", cpus_per_trial=2, gpus_per_trial=share)
+    environment = nodes.worker_environment(options, "jax")
+    assert float(environment.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "nan")) == pytest.approx(
+        fraction or float("nan"), nan_ok=True
+    )
+    assert environment.get("TF_FORCE_GPU_ALLOW_GROWTH") == (fraction and "true")
+    assert {environment["OMP_NUM_THREADS"], environment["NPROC"]} == {"2"}
+
+
 @linux
 def test_neither_a_killed_node_nor_a_killed_server_costs_a_trial(cluster, server, tmp_path):
     driver = started(

@@ -1,5 +1,6 @@
 """Reports: all that MLflow has of a sweep or a study, on a page without links and four to eight of paper."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -112,6 +113,13 @@ def test_long_tables_are_divided_and_nothing_is_lost(tmp_path):
     path = tmp_path / "long.pdf"
     count = paper.write(path, "Question?", "subtitle", sections)
     assert count == pages(path) and 3 <= count <= 5
+
+
+def test_a_thousand_settings_are_a_table_of_the_best():
+    values = {f"setting {k}": [float(k)] for k in range(1000)}
+    table, more, *_ = report.results(argparse.Namespace(quantities={"val/accuracy": (values, False)}))
+    assert len(table.rows) == report.LISTED and table.rows[0][0] == "setting 999"
+    assert more.text == f"{1000 - report.LISTED} more settings follow, down to 0."
 
 
 def test_sections_begin_a_page_only_where_pages_are_few(tmp_path):

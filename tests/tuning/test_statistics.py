@@ -76,6 +76,11 @@ def test_equal_settings_are_rarely_told_apart(rng):
     assert corrected < 0.09 and plain > 0.15
 
 
+def test_one_seed_decides_nothing():
+    told = verdict("accuracy", {"a": [0.5], "b": [0.75]}, False)
+    assert told == "accuracy is best with b, 0.75; with one seed each, chance is not ruled out"
+
+
 def test_settings_with_fewer_seeds_are_compared_by_welch():
     values = {"a": [1.0, 2.0, 3.5], "b": [4.0, 5.0]}
     assert compare(values)[0].p == pytest.approx(welch_t(values["a"], values["b"]))
