@@ -1,6 +1,7 @@
 """Peak memory and time of training steps of gpt_shakespeare, with and without recomputed blocks.
 
-    python -m benchmarks.remat [--backends torch jax tensorflow] [--context 512] [--batch-size 32] [--steps 2]
+    python -m benchmarks.remat [--backends torch jax tensorflow] [--layers 12] [--context 256]
+        [--batch-size 16] [--steps 2]
 
 A process each: what it takes at most, less what it took before the first step, and the mean time of the steps
 after the first one.
@@ -14,7 +15,7 @@ import sys
 import time
 
 
-def measure(context: int, batch_size: int, steps: int, remat: bool) -> None:
+def measure(layers_: int, context: int, batch_size: int, steps: int, remat: bool) -> None:
     """Train, and print what it took."""
     import keras
     import numpy as np
@@ -24,7 +25,8 @@ def measure(context: int, batch_size: int, steps: int, remat: bool) -> None:
     from recipes.engine import programs
     from recipes.engine.data import Batches, Split
 
-    config = recipe.Config(context=context, batch_size=batch_size, remat=remat)
+    config = recipe.Config(layers=layers_, context=context, batch_size=batch_size, remat=remat)
+    keras.utils.set_random_seed(0)
     numbers = np.random.default_rng(0).integers(0, 64, (batch_size, context)).astype("int32")
     batches = Batches(Split(numbers, numbers), batch_size, seed=0)
     model = recipe.build_model(config, 64)
@@ -45,13 +47,16 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--backends", nargs="+", default=["torch", "jax", "tensorflow"])
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--child", choices=["kept", "recomputed"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        measure(options.context, options.batch_size, options.steps, options.child == "recomputed")
+        measure(
+            options.layers, options.context, options.batch_size, options.steps, options.child == "recomputed"
+        )
         return
     for backend in options.backends:
         for child in ("kept", "recomputed"):
