@@ -530,7 +530,9 @@ def fit(
     finally:
         run.figure("losses", losses_figure(run.history, config.objective))
     engine.training.take_averages(game.generator, game.optimizers[0])
-    return samples[: progress.step // batches.steps_per_epoch]
+    # An early stop takes the best weights, and with them the samples up to there.
+    last = progress.best_update if progress.stopped else progress.step
+    return samples[: last // batches.steps_per_epoch]
 
 
 def store(
