@@ -162,4 +162,5 @@ def main(module: str) -> None:
     if options.here:
         table(module, options.here, options)
         return
-    sys.exit(max(pinned(backend, options.threads) for backend in options.backends))
+    codes = [pinned(backend, options.threads) for backend in options.backends]
+    sys.exit(any(codes))

@@ -378,7 +378,8 @@ class GaussianNoise(AdjustableLayer):
         if not training:
             return inputs
         noise = keras.random.normal(ops.shape(inputs), dtype=inputs.dtype, seed=self.seed_generator)
-        return inputs + noise * ops.cast(self._setting.variable, inputs.dtype)
+        noise *= ops.cast(self._setting.variable, inputs.dtype)  # in place on PyTorch
+        return inputs + noise
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""

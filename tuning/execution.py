@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,19 @@ def run_trials(
                 callbacks=[progress],
             ),
         ).fit()
-    outcome = Outcome(interrupted=progress.ended < total)
+    return outcome_of(results, interrupted=progress.ended < total)
+
+
+def outcome_of(results: Iterable[Any], interrupted: bool) -> Outcome:
+    """What Ray Tune's results say.
+
+    Args:
+        results: one a trial, also of those that it had no time to begin.
+        interrupted: whether trials are missing.
+    """
+    outcome = Outcome(interrupted=interrupted)
     for result in results:
-        trial, metrics = result.config["trial"], result.metrics or {}
+        metrics = result.metrics or {}
         for run in metrics.get("runs", []):
             if "error" in run:
                 outcome.failures.append(f"{_name(run)}: {run['error']}")
@@ -107,10 +118,12 @@ def run_trials(
                 outcome.unsent |= run.get("unsent", {})
             else:
                 outcome.finished.append(({"setting": run["setting"], "seed": run["seed"]}, run["metrics"]))
+        # Ray knows no configuration of a trial whose worker was never there.
+        named = _names(result.config["trial"]) if result.config else "a trial without a worker"
         if result.error is not None:
-            outcome.failures.append(f"{_names(trial)}: {str(result.error).strip().splitlines()[-1]}")
-        elif "runs" not in metrics and not outcome.interrupted:
-            outcome.stopped.append(_names(trial))
+            outcome.failures.append(f"{named}: {str(result.error).strip().splitlines()[-1]}")
+        elif "runs" not in metrics and not interrupted:
+            outcome.stopped.append(named)
     return outcome
 
 

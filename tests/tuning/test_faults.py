@@ -1,5 +1,6 @@
 """What happens to a sweep when its parts die or its trials do not promise much: no trial lost, none twice."""
 
+import argparse
 import collections
 import os
 import re
@@ -71,6 +72,19 @@ def test_a_worker_that_dies_before_it_reports_what_it_finished(folder_with_store
     for run in runs:
         row = next(line for line in text.splitlines() if line.startswith(f"| {run.data.tags['setting']} "))
         assert f" {run.data.metrics['val/accuracy']:.4f} " in row
+
+
+def test_a_stopped_sweep_has_trials_that_never_began():
+    run = {"setting": {"epochs": 1}, "seed": 0}
+    results = [
+        argparse.Namespace(config={"trial": run}, metrics={"runs": [{**run, "metrics": {}}]}, error=None),
+        argparse.Namespace(config={"trial": run}, metrics={}, error=None),
+        argparse.Namespace(config=None, metrics={}, error=None),
+        argparse.Namespace(config=None, metrics=None, error="no worker came"),
+    ]
+    outcome = execution.outcome_of(results, interrupted=True)
+    assert outcome.finished == [(run, {})] and not outcome.stopped
+    assert outcome.failures == ["a trial without a worker: no worker came"]
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
