@@ -14,7 +14,7 @@ import numpy as np
 
 import layers
 from recipes import engine
-from recipes.engine import launch
+from recipes.engine import launch, recorder
 from recipes.engine.config import TrainingConfig, check_words
 
 CONFIG = {
@@ -89,5 +89,6 @@ def state(model: keras.Model) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     out, words = sys.argv[1], sys.argv[2:]
     given = check_words(Config, words)
-    fields = {**CONFIG, "out": out, "backend": os.environ["KERAS_BACKEND"], **given}
-    launch.run_recipe(Config(**fields), train)
+    config = Config(**{**CONFIG, "out": out, "backend": os.environ["KERAS_BACKEND"], **given})
+    with recorder.beside(config.tracking_uri):
+        launch.run_recipe(config, train)
