@@ -96,6 +96,8 @@ def training_step(layer: Any, case: LayerStep, xla: bool) -> Callable[[], Any]:
     if backend == "torch":
         import torch
 
+        # As recipes do (`recipes.engine.backend.flush_denormals`), and XLA and TensorFlow by themselves.
+        torch.set_flush_denormal(True)
         sources = [v.value for v in layer.trainable_variables]
         if by_inputs:
             inputs = [x.requires_grad_() for x in inputs]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.engine import backend, checkpoints, interruption, recorder, store, tracking
-from recipes.engine.backend import make_deterministic, require_installed
+from recipes.engine.backend import flush_denormals, make_deterministic, require_installed
 from recipes.engine.config import RunConfig, check_words, field_types, value_of
 from recipes.engine.errors import Finished, RecipeError, usage_error
 from recipes.engine.outage import Away
@@ -87,6 +87,8 @@ def run_recipe(
         require_installed(config.backend)
         if getattr(config, "deterministic", False):
             make_deterministic(config.backend)
+        if config.backend == "torch":
+            flush_denormals()
         _seed(config)
     if config.resume:
         run = tracking.resume(config.tracking_uri, config.resume)

@@ -114,6 +114,19 @@ def test_a_run_never_imports_tensorflow(name, folder_with_store):
     assert not {module for module in imported if module.split(".")[0] in ("tensorflow", "tensorboard")}
 
 
+@pytest.mark.skipif("torch" not in backend.installed(), reason="needs torch")
+def test_pytorch_computes_with_no_denormal_numbers():
+    import torch
+
+    tiny = torch.tensor([1e-38])
+    try:
+        assert float(tiny / 100) > 0
+        backend.flush_denormals()
+        assert float(tiny / 100) == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_help_is_answered_at_once():
     python("-m", "recipes.cnn_cifar", "--help")  # warm the file cache
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
