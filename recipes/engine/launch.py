@@ -85,11 +85,12 @@ def run_recipe(
 
     if config.backend != "numpy":
         require_installed(config.backend)
+        # First, as it loads Keras: PyTorch looks into all modules while it is imported, and would do so halfway.
+        _seed(config)
         if getattr(config, "deterministic", False):
             make_deterministic(config.backend)
         if config.backend == "torch":
             flush_denormals()
-        _seed(config)
     if config.resume:
         run = tracking.resume(config.tracking_uri, config.resume)
         run.patience = patience

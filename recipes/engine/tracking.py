@@ -140,6 +140,7 @@ class Run:
         """
         if self.only_training:
             return
+        self._open()  # a run that cannot be opened has nothing to draw
         figure = figure() if callable(figure) else figure
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"{name}.png")

@@ -98,7 +98,7 @@ def test_a_run_never_imports_tensorflow(name, folder_with_store):
     """The whole command, with data of TFDS' library at hand, figures and a stored model."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "recipes.cnn_cifar", "--backend", name,
-         "--dataset", "digits", "--epochs", "1", "--no-augment"],
+         "--dataset", "digits", "--epochs", "1", "--no-augment", "--deterministic"],
         capture_output=True, text=True, cwd=folder_with_store, timeout=300,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
