@@ -85,7 +85,7 @@ def run_recipe(
 
     if config.backend != "numpy":
         require_installed(config.backend)
-        # First, as it loads Keras: PyTorch looks into all modules while it is imported, and would do so halfway.
+        # First, as it loads Keras: PyTorch, while it is imported, looks into all modules, and would halfway.
         _seed(config)
         if getattr(config, "deterministic", False):
             make_deterministic(config.backend)
