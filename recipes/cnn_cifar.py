@@ -251,7 +251,7 @@ def smoothed_cross_entropy(config: Config, classes: int) -> Any:
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train, look at the test images once, draw the figures, store the model."""
     data = engine.data.load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     batches = engine.data.Batches(
         data.train,
         config.batch_size,

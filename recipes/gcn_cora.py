@@ -216,7 +216,7 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train, look at the test nodes once, compare with logistic regression, draw."""
     graph = graphs.load(config.dataset, config.data_dir, config.nodes)
-    run.tags({"dataset.fingerprint": graph.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: graph.fingerprint})
     parts = parts_of(config, graph)
     network = build_network(config, graph)
     model = OnGraph(network, parts)

@@ -238,7 +238,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     text = texts.load(config.dataset, config.data_dir)
     characters = len(text.alphabet)
     prompt = text.encode(config.prompt)
-    run.tags({"dataset.fingerprint": text.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: text.fingerprint})
     batches = texts.Windows(
         text.train, config.context, config.batch_size, config.seed, config.steps, config.accumulate
     )

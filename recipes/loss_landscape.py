@@ -263,7 +263,7 @@ def principal_plane(snapshots: np.ndarray, final: np.ndarray) -> tuple[np.ndarra
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train, slice the landscape, project the path, draw; returns the final metrics."""
     data = engine.data.load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     model = build_model(config, data)
     snapshots, ends = fit(config, model, data, run)
     sums = compiled_sums(model)

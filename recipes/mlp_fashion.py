@@ -173,7 +173,7 @@ def squared_error(labels: Any, logits: Any) -> Any:
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train the network, or fit a classic model; look at the test images once; draw."""
     data = engine.data.load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     return train_network(config, data, run) if config.model == "mlp" else fit_classic(config, data, run)
 
 

@@ -229,7 +229,7 @@ def predictions(
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Cross-validate every model on the same folds, draw."""
     table = tables.load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": table.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: table.fingerprint})
     folds = folds_of(len(table), config.folds, config.seed)
     predicted = {name: np.empty(len(table)) for name in ("mlp", *CLASSIC)}
     errors = {name: [] for name in predicted}

@@ -394,7 +394,7 @@ def step_size(config: Config, limit: np.ndarray, examples: int) -> float:
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train networks of every width on both tasks, compare with kernel regression, draw."""
     data = engine.data.load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     tasks = {task.name: task for task in (wave(), two_classes(config, data))}
     limits = {name: limit_kernel(task.everywhere, task.x, config.depth) for name, task in tasks.items()}
     outcomes, measured, final, lines = {}, {}, {}, []

@@ -115,7 +115,7 @@ def evaluate(model: Module, split: Split) -> dict[str, float]:
 def train(config: Config, run: Run) -> dict[str, float]:
     """Train LeNet and draw what it learned; returns the final metrics."""
     data = load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     mean, deviation = float(data.train.x.mean()), float(data.train.x.std())
     training, validation, test = (
         prepared(split, mean, deviation) for split in (data.train, data.validation, data.test)

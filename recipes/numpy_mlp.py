@@ -166,7 +166,7 @@ def evaluate(model: Module, split: Split) -> dict[str, float]:
 def train(config: Config, run: Run) -> dict[str, float]:
     """Train the network once by recorded and once by manual gradients; returns the final metrics."""
     data = load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     mean, deviation = float(data.train.x.mean()), float(data.train.x.std())
     training, validation, test = (
         prepared(split, mean, deviation) for split in (data.train, data.validation, data.test)

@@ -186,7 +186,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     text = texts.load(config.dataset, config.data_dir)
     characters = len(text.alphabet)
     prompt = text.encode(config.prompt)
-    run.tags({"dataset.fingerprint": text.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: text.fingerprint})
     batches = texts.Streams(text.train, config.length, config.batch_size, config.seed)
     model = build_model(config, characters, batches.batch_size, config.length, stateful=True)
     reader = build_model(config, characters)

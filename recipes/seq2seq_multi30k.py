@@ -410,7 +410,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train, translate the test sets, draw attention and BLEU by length."""
     corpus = translation.load(config.dataset, config.target, config.data_dir)
     other = other_run(config) if config.compare_with else {}
-    run.tags({"dataset.fingerprint": corpus.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: corpus.fingerprint})
     vocabularies = [
         translation.Vocabulary((translation.words_of(s, config.lowercase) for s in side), config.min_count)
         for side in (corpus.train.source, corpus.train.target)

@@ -236,7 +236,7 @@ def by_portable_step(
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train three times and compare."""
     data = engine.data.load(config.dataset, config.data_dir)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     batches = engine.data.Batches(data.train, config.batch_size, config.seed, accumulate=config.accumulate)
     steps = batches.steps_per_epoch * config.epochs
     if config.find_lr:

@@ -340,7 +340,7 @@ def weights_of(model: Autoencoder) -> Callable:
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Train, look at the test images once, estimate their likelihood, draw, store the model."""
     data = load(config)
-    run.tags({"dataset.fingerprint": data.fingerprint})
+    run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     augment = "binarize" if config.binarization == "dynamic" else "none"
     batches = engine.data.Batches(
         data.train, config.batch_size, config.seed, augment=augment, accumulate=config.accumulate

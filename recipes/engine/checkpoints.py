@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,20 @@ def prepare(folder: Path) -> None:
     Raises:
         RecipeError: nothing can be written there.
     """
+    require_writable(folder)
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder.
+
+    Raises:
+        RecipeError: nothing can be written there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for part in folder.glob("*.part"):
-            part.unlink()
-        (folder / "writable.part").touch()
-        (folder / "writable.part").unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise RecipeError(
             f"cannot write checkpoints to {folder} ({error.strerror}): "

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ def main(config_class: type[RunConfig], train: Train) -> None:
     failed or was stopped; every error is one sentence on standard error.
     """
     words = sys.argv[1:]
+    gc.disable()  # until training begins: nothing that is imported is garbage
     try:
         given = check_words(config_class, words)
         if {"-h", "--help"} & set(words):
@@ -112,6 +114,9 @@ def run_recipe(
             opened=announce,
         )
     run.only_training, run.watch = only_training, watch
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     start = time.perf_counter()
     handlers = interruption.listen()
     try:

@@ -42,6 +42,13 @@ class Part:
         self.checkpoints: Path | None = None
         self.save: Callable[[], Path | None] | None = None
 
+    def open(self) -> None:
+        """Nothing is left to wait for: the part's name needed the run's."""
+
+    def is_open(self) -> bool:
+        """Whether the run is open."""
+        return True
+
     def once(self, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """What this part gives: computed now, or by the killed run that this one goes on with.
 

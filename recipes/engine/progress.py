@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import sys
 import time
@@ -94,12 +96,12 @@ class Progress:
         steps, self.seconds_between = config.checkpoint_interval()
         self.steps_between = steps * batches.accumulate
         self.saves = bool(steps or self.seconds_between)
-        self.folder = config.checkpoint_dir.absolute() / run.id
+        self.checkpoint_dir = config.checkpoint_dir.absolute()
         self.keep = config.keep_checkpoints
         self.best_in_memory: dict[str, np.ndarray] | None = None
         if self.saves:
-            checkpoints.prepare(self.folder)
-            run.checkpoints, run.save = self.folder, self.save
+            checkpoints.require_writable(self.checkpoint_dir)
+            run.save = self.save
         if config.resume:
             self._resume(config)
         self.begin = self.last_save = time.perf_counter()
@@ -107,6 +109,16 @@ class Progress:
         self.on_screen = sys.stdout.isatty()
         self.last_line = self.last_epoch_line = 0.0
         self._start_clock()
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where checkpoints are; known when the run is open, for which no step waits."""
+        folder = self.checkpoint_dir / self.run.id
+        if self.saves:
+            with contextlib.suppress(RecipeError):  # the disk is full by now: the checkpoint says so
+                checkpoints.prepare(folder)
+            self.run.checkpoints = folder
+        return folder
 
     @property
     def update(self) -> int:
@@ -197,6 +209,7 @@ class Progress:
         self.run.metrics(values, self.update)
 
     def _end_epoch(self) -> None:
+        self.run.open()  # its line comes first
         shown = {f"train/{name}": total / self.epoch_steps for name, total in self.epoch_sums.items()}
         speed = self._speed()
         values = {f"val/{name}": float(value) for name, value in self.evaluate().items()}
@@ -336,7 +349,9 @@ class Progress:
 
     def _show(self, loss: float) -> None:
         now = time.perf_counter()
-        if not self.on_screen or now - self.last_line < 0.5 or self.step % self.data.steps_per_epoch == 0:
+        if not self.run.is_open() or not self.on_screen or now - self.last_line < 0.5:
+            return
+        if self.step % self.data.steps_per_epoch == 0:
             return
         self.last_line = now
         left = (now - self.begin) * (self.total - self.step) / (self.step - self.first_step)

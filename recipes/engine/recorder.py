@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -55,6 +56,10 @@ class Recorder:
         if not hasattr(Store, name):
             raise AttributeError(name)
         return functools.partial(self._call, name)
+
+    def ready(self) -> bool:
+        """Whether an answer is there that nobody read yet, or never will be."""
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def close(self) -> None:
         """End the process."""
@@ -117,6 +122,11 @@ def ahead(uri: str, name: str, *arguments: Any) -> bool:
         return False
     _beside.ask(name, *arguments)
     return True
+
+
+def ready(uri: str) -> bool:
+    """Whether the process beside this one has an answer for who asks now."""
+    return _beside is not None and _beside.uri == uri and _beside.ready()
 
 
 def process() -> int | None:

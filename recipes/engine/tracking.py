@@ -1,6 +1,5 @@
 """What a recipe writes to: runs, from their beginning to a true end."""
 
-import functools
 import json
 import os
 import socket
@@ -57,9 +56,10 @@ class Run:
         stored: Mapping[str, list[tuple[int, float]]] | None = None,
         patience: float = 0.0,
     ) -> None:
-        self._open = functools.cache(open_it)
+        self._open_it = open_it
+        self._opened: tuple[Store | recorder.Recorder, str] | None = None
         self._unsent: list[Point] = []
-        self._tags: dict[str, str] = {}
+        self._tags: dict[str, Any] = {}
         self._pause = AT_LEAST
         self._next_send = time.perf_counter() + self._pause
         self._stored = stored or {}
@@ -81,6 +81,21 @@ class Run:
             RecipeError: the store cannot be reached or opened.
         """
         return self._open()[1]
+
+    def open(self) -> None:
+        """Wait until the run is open."""
+        self._open()
+
+    def is_open(self) -> bool:
+        """Whether the run is open by now."""
+        if self._opened is None and recorder.ready(self.uri):
+            self._open()
+        return self._opened is not None
+
+    def _open(self) -> tuple[Store | recorder.Recorder, str]:
+        if self._opened is None:
+            self._opened = self._open_it()
+        return self._opened
 
     @property
     def _store(self) -> Store | recorder.Recorder:
@@ -129,8 +144,11 @@ class Run:
         }
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Set tags; they are sent at once, or with the next metrics."""
-        self._tags |= {name: str(value) for name, value in values.items()}
+        """Set tags; they are sent at once, or with the next metrics.
+
+        A value that is a function is asked for then: no step waits for what takes time to know.
+        """
+        self._tags |= values
         self._flush_if_due()
 
     def figure(self, name: str, figure: "Figure | Callable[[], Figure]") -> None:
@@ -196,6 +214,7 @@ class Run:
             ) from reason
 
     def _send(self) -> None:
+        self._tags = {name: str(tag() if callable(tag) else tag) for name, tag in self._tags.items()}
         if self._tags or self._unsent:
             self._store.log_batch(self.id, self._unsent, self._tags)
             self._tags, self._unsent = {}, []
