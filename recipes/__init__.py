@@ -13,9 +13,9 @@ from typing import Any
 
 from recipes.engine.backend import choose_at_start, hidden
 
-# Keras imports these in case a program uses its scikit-learn wrappers, image galleries, data frames or remote
-# monitor; no recipe does, and they take as long as Keras itself.
-NOT_FOR_KERAS = ("sklearn", "matplotlib", "pandas", "requests")
+# Keras imports these in case a program uses its scikit-learn wrappers, image galleries or data frames; no
+# recipe does, and they take as long as Keras itself.
+NOT_FOR_KERAS = ("sklearn", "matplotlib", "pandas")
 
 
 class _LazyKeras:

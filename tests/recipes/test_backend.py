@@ -68,13 +68,14 @@ def test_tensorflow_is_absent_for_whoever_looks():
     assert python("-c", code).stdout == "absent\n"
 
 
-def test_keras_comes_without_what_no_recipe_needs():
+@pytest.mark.parametrize("name", backend.installed())
+def test_keras_comes_without_what_no_recipe_needs(name):
     code = (
         "import sys, recipes, keras; keras.Layer\n"
-        "print({'sklearn', 'matplotlib', 'pandas', 'requests'} & set(sys.modules))\n"
+        "print({'sklearn', 'matplotlib', 'pandas'} & set(sys.modules))\n"
         "import sklearn, matplotlib.pyplot; print('there')"
     )
-    assert python("-c", code).stdout == "set()\nthere\n"
+    assert python("-c", code, KERAS_BACKEND=name).stdout == "set()\nthere\n"
 
 
 def test_jax_keeps_compiled_programs(tmp_path, monkeypatch):
