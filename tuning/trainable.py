@@ -99,6 +99,7 @@ def run_trial(
     if "runs" not in trial:
         setting = axes.applicable(trial["setting"])
         trial = {"runs": [{"setting": setting, "seed": seed} for seed in seeds]}
+    backend.choose(["--backend", base["backend"]])  # before the recipe is imported, and with it JAX
     config_class, train = load_recipe(recipe)
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:

@@ -6,8 +6,10 @@ first line of this project that runs, from the command line that Python was star
 
 import contextlib
 import ctypes
+import hashlib
 import importlib.util
 import os
+import platform
 import sys
 from collections.abc import Collection, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
@@ -177,11 +179,21 @@ def flush_denormals() -> None:
 def keep_compiled() -> None:
     """Have JAX keep compiled programs on disk: the next run of the same model loads instead of compiling.
 
-    All of them, however quickly compiled: making a model alone takes some hundred small ones.
+    All of them, however quickly compiled: making a model alone takes some hundred small ones. They are made
+    for this processor: in a home that several machines share, each kind has its own.
     """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE.expanduser() / "xla"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE.expanduser() / "xla" / _processor()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _processor() -> str:
+    """Ten hex digits of what this machine's processor can do."""
+    features = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features += "".join(line for line in lines if line.startswith(("flags", "Features")))
+    return hashlib.sha256(features.encode()).hexdigest()[:10]
 
 
 def keep_memory() -> None:
