@@ -7,18 +7,22 @@ The runs are threads that take turns: only one of them works at a time, so that 
 know of the others. Where they train, all come together, and one call of a program does the steps of all.
 """
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 _here = threading.local()
 
 
-def current() -> "Pack | None":
+def current() -> Pack | None:
     """The pack that the run of this thread belongs to."""
     return getattr(_here, "pack", None)
 

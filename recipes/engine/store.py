@@ -6,9 +6,11 @@ runs can be open in one process and a sweep's workers can write to one store.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
+import sqlite3
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,6 +147,7 @@ def connect(uri: str | None) -> tuple["MlflowClient", str]:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             _create_store(Path(uri.removeprefix("sqlite:///")))
+        _write_ahead()
         return MlflowClient(tracking_uri=uri), uri
 
 
@@ -153,10 +156,35 @@ def _create_store(path: Path) -> None:
     from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".store-") as folder:
-        made = Path(folder, path.name)
+        made, whole = Path(folder, "made.db"), Path(folder, path.name)
         MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        with (
+            contextlib.closing(sqlite3.connect(made)) as source,
+            contextlib.closing(sqlite3.connect(whole)) as to,
+        ):
+            source.backup(to)
+            # Who reads does not hold up who writes, and a change is one write to the disk instead of four.
+            to.execute("PRAGMA journal_mode=WAL")
         with contextlib.suppress(FileExistsError):  # somebody else was faster
-            os.link(made, path)
+            os.link(whole, path)
+
+
+@functools.cache
+def _write_ahead() -> None:
+    """Have SQLite leave it to the system when changes reach the disk, where its journal lies ahead of them.
+
+    A killed process loses nothing, and a store is whole even after a loss of power, which may cost the last
+    moments. Waiting for the disk ten times a run took half of what a run of seconds costs.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def relax(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            if mode == "wal":
+                connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def experiment_of(client: "MlflowClient", uri: str, name: str) -> str:

@@ -55,6 +55,15 @@ def test_digits():
     assert len(digits.train) + len(digits.validation) == 1297
 
 
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    own, (x, y) = builtin.digits()[0], load_digits(return_X_y=True)
+    images, kinds = (np.concatenate([own[split][part] for split in ("train", "test")]) for part in (0, 1))
+    np.testing.assert_array_equal(images.reshape(-1, 64), np.round(x * (255 / 16)))
+    np.testing.assert_array_equal(kinds, y)
+
+
 def test_validation_is_apart_from_training_and_fixed():
     digits = data.load("digits")
     train = {image.tobytes() for image in digits.train.x}

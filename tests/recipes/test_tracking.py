@@ -397,3 +397,23 @@ def test_a_killed_run_is_resumed_after_its_recorder_ended(store, monkeypatch):
         with pytest.raises(RecipeError, match=f"process {busy.pid} still records"):
             tracking.resume(store, run.id)
     tracking.resume(store, run.id).end("FINISHED")
+
+
+def test_a_local_store_does_not_wait_for_the_disk(tmp_path):
+    client, _ = stores.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client.search_experiments()
+    with client._tracking_client.store.engine.connect() as connection:
+        ask = connection.exec_driver_sql
+        assert ask("PRAGMA journal_mode").scalar() == "wal"
+        assert ask("PRAGMA synchronous").scalar() == 1  # NORMAL
+
+
+def test_a_store_made_by_mlflow_alone_keeps_its_journal(tmp_path):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    MlflowClient(uri).search_experiments()
+    client, _ = stores.connect(uri)
+    with client._tracking_client.store.engine.connect() as connection:
+        ask = connection.exec_driver_sql
+        assert (ask("PRAGMA journal_mode").scalar(), ask("PRAGMA synchronous").scalar()) == ("delete", 2)

@@ -1,6 +1,8 @@
 """Warm workers: a trial after others in one process, with programs they compiled, equals a run of its own."""
 
 import dataclasses
+import subprocess
+import sys
 
 import keras
 import pytest
@@ -61,3 +63,14 @@ def test_what_changes_the_program_compiles_a_new_one(here):
         trainable.warm_up(keras.backend.backend())
         assert trial(mlp_fashion, dataclasses.replace(MLP, **changes)) == cold[number]
     assert len(programs._kept) == 4  # of each, one for training and one for validation
+
+
+@pytest.mark.once
+def test_a_worker_reads_what_it_runs_before_it_has_a_backend():
+    """Else JAX would be there before it is told where compiled programs are kept."""
+    code = (
+        "import sys, tuning.trainable\n"
+        "print(*{'jax', 'torch', 'tensorflow', 'keras.src', 'mlflow'} & set(sys.modules))"
+    )
+    read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert read.stdout.split() == []
