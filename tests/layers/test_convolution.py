@@ -72,6 +72,33 @@ def test_conv2d_equals_its_definition(name, rng):
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((2, 2), {"kernel_size": 3}),
+        ((1, 3), {"kernel_size": (5, 2), "strides": (1, 2)}),
+        ((2, 3), {"kernel_size": 5, "strides": (2, 2), "groups": 2}),
+        ((3, 2), {"kernel_size": (2, 2), "dilation_rate": (4, 3)}),
+    ],
+)
+def test_a_window_larger_than_the_image(size, options, rng):
+    ours = layers.Conv2D(4, padding="same", bias_initializer="normal", **options)
+    theirs = keras.layers.Conv2D(4, padding="same", **options)
+    inputs = image(rng, size=size)
+    assert_parity(ours, theirs, inputs)
+    expected = convolve(
+        inputs,
+        *map(numpy_of, ours.weights),
+        strides=options.get("strides", (1, 1)),
+        padding="same",
+        dilation=options.get("dilation_rate", (1, 1)),
+        groups=options.get("groups", 1),
+    )
+    np.testing.assert_allclose(numpy_of(ours(inputs)), expected, atol=1e-5)
+    line = inputs[:, 0]
+    assert_parity(layers.Conv1D(3, 4, padding="same"), keras.layers.Conv1D(3, 4, padding="same"), line)
+
+
 def test_conv2d_hand_value():
     layer = layers.Conv2D(1, 2)
     layer.build((None, 3, 3, 1))
