@@ -4,7 +4,6 @@
 explicit NumPy loops.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from . import windows
 from .dense import Dense, LowRankAdaptation
+from .windows import window_count
 
 
 def as_tuple(value: int | Iterable[int], length: int, name: str, allow_zero: bool = False) -> tuple:
@@ -83,44 +84,6 @@ def over_image(operation: Callable, inputs: Any, *arguments: Any, data_format: s
         return operation(inputs, *arguments, data_format=data_format, **options)
     view = ops.moveaxis(inputs, -1, 1)
     return ops.moveaxis(operation(view, *arguments, data_format="channels_first", **options), 1, -1)
-
-
-def by_products(inputs: Any, kernel: Any, strides: tuple, dilation_rate: tuple) -> Any:
-    """A convolution with zero padding ("same") as one matrix product with the inputs that each window sees.
-
-    Args:
-        inputs: tensor of shape (batch, *spatial, channels), spatial lengths known.
-        kernel: tensor of shape (*window, channels, filters).
-        strides: steps between windows, one an axis.
-        dilation_rate: steps between the inputs of a window.
-
-    Returns:
-        Tensor of shape (batch, *new spatial, filters).
-    """
-    *window, channels, filters = kernel.shape
-    widths, places = [(0, 0)], []
-    axes = zip(inputs.shape[1:-1], window, strides, dilation_rate, strict=True)
-    for length, size, stride, dilation in axes:
-        reach = (math.ceil(length / stride) - 1) * stride
-        total = max(reach + dilation * (size - 1) + 1 - length, 0)
-        widths.append((total // 2, total - total // 2))
-        places.append([slice(tap, tap + reach + 1, stride) for tap in range(0, size * dilation, dilation)])
-    padded = ops.pad(inputs, [*widths, (0, 0)])
-    seen = [padded[(slice(None), *place)] for place in itertools.product(*places)]
-    flat = ops.reshape(kernel, (math.prod(window) * channels, filters))
-    return ops.matmul(ops.concatenate(seen, axis=-1), flat)
-
-
-def window_count(length: int | None, window: int, stride: int, padding: str, dilation: int = 1) -> int | None:
-    """How many positions a window takes along an axis; None stays None.
-
-    valid: floor((length - dilation (window - 1) - 1) / stride) + 1;  same and causal: ceil(length / stride).
-    """
-    if length is None:
-        return None
-    if padding == "valid":
-        return (length - dilation * (window - 1) - 1) // stride + 1
-    return math.ceil(length / stride)
 
 
 def transposed_length(
@@ -217,6 +180,20 @@ class Convolution(keras.Layer):
         """The bias vector, where there is one."""
         self.bias = self.add_kernel("bias", (filters,), "bias") if self.use_bias else None
 
+    def convolved_each(self, inputs: Any, kernel: Any) -> Any:
+        """Each channel by itself, under a kernel (*kernel_size, channels, depth_multiplier)."""
+        if self.by_products(inputs, "jax"):
+            return windows.convolved_each(inputs, kernel, *self.slides())
+        return over_image(
+            ops.depthwise_conv,
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+
     def finish(self, outputs: Any) -> Any:
         """Add the bias and apply the activation; the shape stays."""
         if self.use_bias:
@@ -236,6 +213,15 @@ class Convolution(keras.Layer):
         if self.data_format == "channels_last":
             return (input_shape[0], *lengths, filters)
         return (input_shape[0], filters, *lengths)
+
+    def slides(self) -> tuple:
+        """How the window moves: strides, dilation and padding."""
+        return self.strides, self.dilation_rate, self.padding
+
+    def by_products(self, inputs: Any, *backends: str) -> bool:
+        """Whether `layers.windows` is for this image, on one of these backends."""
+        last = self.data_format == "channels_last"
+        return last and None not in inputs.shape[1:] and windows.on_cpu(*backends)
 
     def convolved_shape(self, input_shape: tuple, filters: int) -> tuple:
         """Output shape of a strided, dilated convolution.
@@ -397,8 +383,12 @@ class GroupedConvolution(LowRankAdaptation, Convolution):
             widths = [[0, 0]] * (self.rank + 2)
             widths[self.spatial_axes()[0]] = [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0]
             inputs, padding = ops.pad(inputs, widths), "valid"
-        if self._outgrows(inputs):
-            return by_products(inputs, kernel, self.strides, self.dilation_rate)
+        if self.groups > 1 and self.by_products(inputs, "jax", "tensorflow"):
+            return windows.convolved_in_groups(
+                inputs, kernel, self.strides, self.dilation_rate, padding, self.groups
+            )
+        if self.by_products(inputs, "jax") and self._outgrows(inputs):
+            return windows.convolved(inputs, kernel, *self.slides())
         return over_image(
             ops.conv,
             inputs,
@@ -410,15 +400,12 @@ class GroupedConvolution(LowRankAdaptation, Convolution):
         )
 
     def _outgrows(self, inputs: Any) -> bool:
-        """Whether the window is larger than the image: XLA is up to 20 times slower at that on CPUs."""
-        if keras.backend.backend() != "jax" or self.data_format == "channels_first":
-            return False
-        if self.padding != "same" or self.groups > 1:
-            return False
-        lengths = inputs.shape[1:-1]
-        return None not in lengths and any(
+        """Whether the window is larger than the image."""
+        return self.padding == "same" and any(
             dilation * (size - 1) >= length
-            for length, size, dilation in zip(lengths, self.kernel_size, self.dilation_rate, strict=True)
+            for length, size, dilation in zip(
+                inputs.shape[1:-1], self.kernel_size, self.dilation_rate, strict=True
+            )
         )
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -592,16 +579,7 @@ class DepthwiseConv2D(Convolution):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        outputs = over_image(
-            ops.depthwise_conv,
-            inputs,
-            self.kernel,
-            strides=self.strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-        )
-        return self.finish(outputs)
+        return self.finish(self.convolved_each(inputs, self.kernel))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Shape of the output."""
@@ -712,15 +690,8 @@ class SeparableConv2D(Convolution):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
-        each = over_image(
-            ops.depthwise_conv,
-            inputs,
-            self.depthwise_kernel,
-            strides=self.strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-        )  # (batch, new height, new width, depth_multiplier channels)
+        # (batch, new height, new width, depth_multiplier channels)
+        each = self.convolved_each(inputs, self.depthwise_kernel)
         outputs = over_image(
             ops.conv, each, self.pointwise_kernel, padding="valid", data_format=self.data_format
         )
@@ -832,6 +803,10 @@ class Conv2DTranspose(Convolution):
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
+        if max(self.strides) > 1 and self.by_products(inputs, "jax"):
+            lengths = self.compute_output_shape(inputs.shape)[1:-1]
+            outputs = windows.transposed(inputs, self.kernel, self.strides, self._starts(), lengths)
+            return self.finish(outputs)
         outputs = over_image(
             ops.conv_transpose,
             inputs,
@@ -843,6 +818,17 @@ class Conv2DTranspose(Convolution):
             dilation_rate=self.dilation_rate,
         )
         return self.finish(outputs)
+
+    def _starts(self) -> list[int]:
+        """How much of what all windows write lies before the output, one an axis."""
+        if self.padding == "valid":
+            return [0] * self.rank
+        extras = self.output_padding or (None,) * self.rank
+        cut = [
+            stride + size - 2 if extra is None else size + size % 2 - 2 + extra
+            for size, stride, extra in zip(self.kernel_size, self.strides, extras, strict=True)
+        ]
+        return [max(size - 1 - math.ceil(c / 2), 0) for size, c in zip(self.kernel_size, cut, strict=True)]
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Shape of the output, with `filters` channels."""

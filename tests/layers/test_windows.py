@@ -1,0 +1,101 @@
+"""Convolutions as products against Keras' operations and the definition of the transposed one."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+import layers
+from layers import windows
+from tests.layers.checking import numpy_of
+
+
+def drawn(*shape):
+    return ops.convert_to_tensor(np.random.default_rng(sum(shape)).normal(size=shape).astype("float32"))
+
+
+def equal(ours, theirs):
+    np.testing.assert_allclose(numpy_of(ours), numpy_of(theirs), atol=2e-5)
+
+
+GEOMETRY = {
+    "size": st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    "window": st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    "step": st.sampled_from([((1, 1), (1, 1)), ((2, 2), (1, 1)), ((3, 3), (1, 1)), ((1, 1), (2, 3))]),
+    "padding": st.sampled_from(["valid", "same"]),
+}
+
+
+def fits(size, window, dilation, padding):
+    reach = [d * (k - 1) for k, d in zip(window, dilation, strict=True)]
+    return padding == "same" or all(r < length for r, length in zip(reach, size, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(**GEOMETRY)
+def test_products_equal_convolutions(size, window, step, padding):
+    (strides, dilation), inputs = step, drawn(2, *size, 4)
+    if not fits(size, window, dilation, padding):
+        return
+    options = {"strides": strides, "padding": padding, "dilation_rate": dilation}
+    options["data_format"] = "channels_last"
+    kernel = drawn(*window, 4, 3)
+    equal(windows.convolved(inputs, kernel, strides, dilation, padding), ops.conv(inputs, kernel, **options))
+    equal(
+        windows.convolved_each(inputs, kernel, strides, dilation, padding),
+        ops.depthwise_conv(inputs, kernel, **options),
+    )
+    kernel = drawn(*window, 2, 6)
+    equal(
+        windows.convolved_in_groups(inputs, kernel, strides, dilation, padding, 2),
+        ops.conv(inputs, kernel, **options),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=GEOMETRY["size"],
+    window=GEOMETRY["window"],
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    starts=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    lengths=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+)
+def test_the_transposed_convolution_equals_its_definition(size, window, strides, starts, lengths):
+    inputs, kernel = drawn(2, *size, 3), drawn(*window, 4, 3)
+    images, weights = numpy_of(inputs).astype("float64"), numpy_of(kernel)
+    whole = np.zeros((2, 60, 60, 4))
+    for place in itertools.product(*map(range, size)):
+        for k in itertools.product(*map(range, window)):
+            row, column = (p * s + offset for p, s, offset in zip(place, strides, k, strict=True))
+            whole[:, row, column] += images[:, *place] @ weights[k].T
+    rows, columns = (slice(start, start + n) for start, n in zip(starts, lengths, strict=True))
+    equal(windows.transposed(inputs, kernel, strides, starts, lengths), whole[:, rows, columns])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the others have one way")
+@pytest.mark.parametrize(
+    "options", [{}, {"strides": 2}, {"padding": "same"}, {"strides": 3, "padding": "same"}]
+)
+@pytest.mark.parametrize("extra", [None, 0, 1])
+@pytest.mark.parametrize("window", [(2, 3), (4, 1), (5, 5)])
+def test_the_layer_is_the_same_either_way(options, extra, window, monkeypatch):
+    if extra == 1 and options.get("strides", 1) == 1:
+        pytest.skip("output_padding is less than strides")
+    layer = layers.Conv2DTranspose(2, window, output_padding=extra, **options)
+    inputs = drawn(2, 4, 3, 3)
+    monkeypatch.setattr(windows, "on_cpu", lambda *backends: "jax" in backends)
+    products = layer(inputs)
+    monkeypatch.setattr(windows, "on_cpu", lambda *backends: False)
+    equal(products, layer(inputs))
+
+
+def test_a_gpu_has_convolutions_of_its_own(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for devices, expected in ((["cpu:0"], True), (["gpu:0", "cpu:0"], False)):
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda found=devices: found)
+        assert windows.on_cpu.__wrapped__("jax") is expected
+    assert not windows.on_cpu.__wrapped__("tensorflow")
