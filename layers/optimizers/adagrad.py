@@ -19,7 +19,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: where a starts.
         epsilon: keeps the root away from zero.
         weight_decay: decoupled decay, w <- w - lr weight_decay w, before the step.
-        base_arguments: see `keras.optimizers.Optimizer`.
+        base_options, base_arguments: see `Optimizer`.
 
     Reference:
         Duchi et al. 2011, "Adaptive subgradient methods for online learning and stochastic optimization".
@@ -31,9 +31,10 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         weight_decay: float | None = None,
+        *base_options: Any,
         **base_arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, **base_arguments)
+        super().__init__(learning_rate, weight_decay, *base_options, **base_arguments)
         self.initial_accumulator_value = initial_accumulator_value
         self.epsilon = epsilon
 

@@ -14,9 +14,15 @@ class _TwoMoments(Optimizer):
     """An optimizer with m <- b1 m + (1 - b1) g and v <- b2 v + (1 - b2) g^2 a variable."""
 
     def __init__(
-        self, learning_rate: Any, beta_1: float, beta_2: float, epsilon: float, **base_arguments: Any
+        self,
+        learning_rate: Any,
+        beta_1: float,
+        beta_2: float,
+        epsilon: float,
+        *base_options: Any,
+        **base_arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, **base_arguments)
+        super().__init__(learning_rate, *base_options, **base_arguments)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
@@ -62,7 +68,7 @@ class Adam(_TwoMoments):
         epsilon: the paper's "epsilon hat", added to the uncorrected root.
         amsgrad: divide by the largest v so far.
         weight_decay: decoupled decay, w <- w - lr weight_decay w, before the step.
-        base_arguments: see `keras.optimizers.Optimizer`.
+        base_options, base_arguments: see `Optimizer`.
 
     Reference:
         Kingma & Ba 2014, "Adam"; Reddi et al. 2018, "On the convergence of Adam and beyond" (amsgrad).
@@ -76,9 +82,12 @@ class Adam(_TwoMoments):
         epsilon: float = 1e-7,
         amsgrad: bool = False,
         weight_decay: float | None = None,
+        *base_options: Any,
         **base_arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **base_arguments)
+        super().__init__(
+            learning_rate, beta_1, beta_2, epsilon, weight_decay, *base_options, **base_arguments
+        )
         self.amsgrad = amsgrad
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -130,7 +139,7 @@ class AdamW(Adam):
         beta_2: see `Adam`.
         epsilon: see `Adam`.
         amsgrad: see `Adam`.
-        base_arguments: see `keras.optimizers.Optimizer`.
+        base_options, base_arguments: see `Optimizer`.
 
     Raises:
         ValueError: if weight_decay is None.
@@ -147,10 +156,18 @@ class AdamW(Adam):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         amsgrad: bool = False,
+        *base_options: Any,
         **base_arguments: Any,
     ) -> None:
         super().__init__(
-            learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay=weight_decay, **base_arguments
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            amsgrad,
+            weight_decay,
+            *base_options,
+            **base_arguments,
         )
         if weight_decay is None:
             raise ValueError("Argument `weight_decay` must be a float. Received: weight_decay=None")
@@ -169,7 +186,7 @@ class Nadam(_TwoMoments):
         beta_2: b2, decay of the mean square.
         epsilon: added to the root.
         weight_decay: decoupled decay, w <- w - lr weight_decay w, before the step.
-        base_arguments: see `keras.optimizers.Optimizer`.
+        base_options, base_arguments: see `Optimizer`.
 
     Reference:
         Dozat 2016, "Incorporating Nesterov momentum into Adam".
@@ -182,9 +199,12 @@ class Nadam(_TwoMoments):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         weight_decay: float | None = None,
+        *base_options: Any,
         **base_arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **base_arguments)
+        super().__init__(
+            learning_rate, beta_1, beta_2, epsilon, weight_decay, *base_options, **base_arguments
+        )
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Make one momentum and one velocity a variable, and the product U."""

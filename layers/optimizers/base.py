@@ -33,12 +33,13 @@ class Optimizer(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: a float, a schedule, or a callable without arguments.
-        base_arguments: weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
-            ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name: as in Keras.
+        base_options, base_arguments: weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema,
+            ema_momentum, ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps, name: as in
+            Keras, by position in this order or by keyword.
     """
 
-    def __init__(self, learning_rate: Any, **base_arguments: Any) -> None:
-        super().__init__(learning_rate=learning_rate, **base_arguments)
+    def __init__(self, learning_rate: Any, *base_options: Any, **base_arguments: Any) -> None:
+        super().__init__(learning_rate, *base_options, **base_arguments)
         self._memo = _StepMemo()
 
     def state_of(self, variable: Any) -> Sequence[keras.Variable]:
@@ -146,11 +147,11 @@ class Optimizer(keras.optimizers.Optimizer):
         """Do nothing: `update_step` decays each weight just before its rule, in the same pass over memory."""
 
     def _clip_gradients(self, grads: Sequence) -> Sequence:
-        if self.clipnorm:
+        if self.clipnorm and self.clipnorm > 0:  # a limit that is not positive is none, as in Keras
             return [clip_by_norm(g, self.clipnorm) if g is not None else None for g in grads]
-        if self.global_clipnorm:
+        if self.global_clipnorm and self.global_clipnorm > 0:
             return clip_by_global_norm(grads, self.global_clipnorm)
-        if self.clipvalue:
+        if self.clipvalue and self.clipvalue > 0:
             return [clip_by_value(g, self.clipvalue) if g is not None else None for g in grads]
         return grads
 

@@ -21,7 +21,7 @@ class Lion(Optimizer):
         beta_1: b1, the share of m in the step.
         beta_2: b2, the decay of m.
         weight_decay: decoupled decay, w <- w - lr weight_decay w, before the step.
-        base_arguments: see `keras.optimizers.Optimizer`.
+        base_options, base_arguments: see `Optimizer`.
 
     Raises:
         ValueError: if beta_1 is not in (0, 1].
@@ -36,9 +36,10 @@ class Lion(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.99,
         weight_decay: float | None = None,
+        *base_options: Any,
         **base_arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, **base_arguments)
+        super().__init__(learning_rate, weight_decay, *base_options, **base_arguments)
         if beta_1 <= 0 or beta_1 > 1:
             raise ValueError(
                 "Argument `beta_1` must be in the [0, 1] range. Otherwise, the optimizer degenerates to "

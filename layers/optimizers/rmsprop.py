@@ -24,7 +24,7 @@ class RMSprop(Optimizer):
         epsilon: keeps the root away from zero.
         centered: divide by the running standard deviation instead of the root mean square.
         weight_decay: decoupled decay, w <- w - lr weight_decay w, before the step.
-        base_arguments: see `keras.optimizers.Optimizer`.
+        base_options, base_arguments: see `Optimizer`.
 
     Reference:
         Tieleman & Hinton 2012, "Neural networks for machine learning", lecture 6e; Graves 2013 (centered).
@@ -38,9 +38,10 @@ class RMSprop(Optimizer):
         epsilon: float = 1e-7,
         centered: bool = False,
         weight_decay: float | None = None,
+        *base_options: Any,
         **base_arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, **base_arguments)
+        super().__init__(learning_rate, weight_decay, *base_options, **base_arguments)
         self.rho = rho
         self.momentum = momentum
         self.epsilon = epsilon

@@ -21,7 +21,7 @@ class SGD(Optimizer):
         momentum: a float in [0, 1]; 0 is plain descent, 0.9 usual.
         nesterov: use Nesterov's form; needs a momentum.
         weight_decay: decoupled decay, w <- w - lr weight_decay w, before the step.
-        base_arguments: see `keras.optimizers.Optimizer`.
+        base_options, base_arguments: see `Optimizer`.
 
     Raises:
         ValueError: if momentum is not a float in [0, 1].
@@ -36,9 +36,10 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
+        *base_options: Any,
         **base_arguments: Any,
     ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, **base_arguments)
+        super().__init__(learning_rate, weight_decay, *base_options, **base_arguments)
         if not isinstance(momentum, float) or momentum < 0 or momentum > 1:
             raise ValueError("`momentum` must be a float between [0, 1].")
         self.momentum = momentum

@@ -33,6 +33,7 @@ SHARED = {
     "norm": {"clipnorm": 0.5},
     "global norm": {"global_clipnorm": 0.7},
     "value": {"clipvalue": 0.3},
+    "no limit": {"clipvalue": -0.3},
     "averaged": {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 3},
     "accumulated": {"gradient_accumulation_steps": 2},
     "scaled": {"loss_scale_factor": 4.0},
