@@ -185,8 +185,9 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
     """Exponential linear unit: f(x) = x for x > 0, alpha * (exp(x) - 1) otherwise (Clevert et al. 2015)."""
     x = ops.convert_to_tensor(x)
     positive = _positive_part(x)
-    # The exponential sees min(x, 0): it cannot overflow, nor spoil the gradient of the other branch.
-    return positive + alpha * ops.expm1(x - positive)
+    # The exponential sees min(x, 0): it cannot overflow, nor spoil the gradient of the other branch. Not
+    # x - positive, which is no number at infinity.
+    return positive + alpha * ops.expm1(ops.where(x > 0, 0.0, x))
 
 
 @_derivative_of(elu)
@@ -224,7 +225,8 @@ def gelu(x: Any, approximate: bool = False) -> Any:
     Reference:
         Hendrycks & Gimpel 2016, "Gaussian error linear units".
     """
-    half = 0.5 * ops.convert_to_tensor(x)
+    x = ops.convert_to_tensor(x)
+    half = 0.5 * x
     return half + half * (ops.tanh(_gelu_inner(x)) if approximate else ops.erf(math.sqrt(0.5) * x))
 
 
@@ -248,6 +250,7 @@ def gelu_derivative(x: Any, approximate: bool = False) -> Any:
 @_activation
 def silu(x: Any) -> Any:
     """f(x) = x * sigmoid(x), also called swish (Ramachandran et al. 2017; Elfwing et al. 2017)."""
+    x = ops.convert_to_tensor(x)
     return x * ops.sigmoid(x)
 
 
@@ -265,8 +268,8 @@ _ACTIVATIONS["swish"] = silu
 def softplus(x: Any) -> Any:
     """f(x) = log(1 + exp(x)), computed as max(x, 0) + log(1 + exp(-|x|)): no overflow, no lost tail."""
     x = ops.convert_to_tensor(x)
-    positive = _positive_part(x)
-    return positive + ops.log1p(ops.exp(x - 2.0 * positive))
+    # Not x - 2 max(x, 0), which is no number at infinity.
+    return _positive_part(x) + ops.log1p(ops.exp(ops.where(x > 0, -x, x)))
 
 
 @_derivative_of(softplus)
@@ -278,6 +281,7 @@ def softplus_derivative(x: Any) -> Any:
 @_activation
 def mish(x: Any) -> Any:
     """f(x) = x * tanh(softplus(x)) (Misra 2019)."""
+    x = ops.convert_to_tensor(x)
     return x * ops.tanh(softplus(x))
 
 
@@ -291,6 +295,7 @@ def mish_derivative(x: Any) -> Any:
 @_activation
 def softmax(x: Any, axis: int = -1) -> Any:
     """f(x)_i = exp(x_i - max x) / sum_j exp(x_j - max x) along the axis: no overflow for any x."""
+    x = ops.convert_to_tensor(x)
     e = ops.exp(x - _peak(x, axis))
     return e / ops.sum(e, axis=axis, keepdims=True)
 
@@ -298,6 +303,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
 @_activation
 def log_softmax(x: Any, axis: int = -1) -> Any:
     """f(x)_i = x_i - m - log sum_j exp(x_j - m), m = max x: finite where softmax underflows to 0."""
+    x = ops.convert_to_tensor(x)
     shifted = x - _peak(x, axis)
     return shifted - ops.log(ops.sum(ops.exp(shifted), axis=axis, keepdims=True))
 

@@ -8,6 +8,7 @@ Cross-entropies from logits never form a probability: log-softmax and softplus k
 probabilities, they clip to [epsilon, 1 - epsilon], `keras.config.epsilon()`.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -23,19 +24,19 @@ from layers.activations import log_softmax, sigmoid, softmax, softplus
 
 def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     """mean((y_true - y_pred)^2) over the last axis: (batch, ..., d) -> (batch, ...)."""
-    y_true, y_pred = _paired(y_true, y_pred)
+    y_true, y_pred = _of_one_rank(*_as_tensors(y_true, y_pred))
     return ops.mean(ops.square(y_true - y_pred), axis=-1)
 
 
 def mean_absolute_error(y_true: Any, y_pred: Any) -> Any:
     """mean(|y_true - y_pred|) over the last axis: (batch, ..., d) -> (batch, ...)."""
-    y_true, y_pred = _paired(y_true, y_pred)
+    y_true, y_pred = _of_one_rank(*_as_tensors(y_true, y_pred))
     return ops.mean(ops.abs(y_true - y_pred), axis=-1)
 
 
 def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Any:
     """mean(e^2 / 2 where |e| <= delta, else delta |e| - delta^2 / 2), e = y_pred - y_true (Huber 1964)."""
-    y_true, y_pred = _paired(y_true, y_pred)
+    y_true, y_pred = _of_one_rank(*_as_tensors(y_true, y_pred))
     error = ops.abs(y_pred - y_true)
     # With q = min(|e|, delta) both branches are q * (|e| - q / 2).
     quadratic = ops.where(error <= delta, error, delta)
@@ -44,17 +45,17 @@ def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Any:
 
 def hinge(y_true: Any, y_pred: Any) -> Any:
     """mean(max(1 - y_true * y_pred, 0)) over the last axis; labels -1 and 1, or 0 and 1."""
-    return ops.mean(_margin(*_paired(y_true, y_pred)), axis=-1)
+    return ops.mean(_margin(*_as_tensors(y_true, y_pred)), axis=-1)
 
 
 def squared_hinge(y_true: Any, y_pred: Any) -> Any:
     """mean(max(1 - y_true * y_pred, 0)^2) over the last axis; labels -1 and 1, or 0 and 1."""
-    return ops.mean(ops.square(_margin(*_paired(y_true, y_pred))), axis=-1)
+    return ops.mean(ops.square(_margin(*_as_tensors(y_true, y_pred))), axis=-1)
 
 
 def categorical_hinge(y_true: Any, y_pred: Any) -> Any:
     """max(1 + max(score of a wrong class) - score of the right class, 0); y_true one-hot on the last axis."""
-    y_true, y_pred = _paired(y_true, y_pred)
+    y_true, y_pred = _as_tensors(y_true, y_pred)
     right = ops.sum(y_true * y_pred, axis=-1)
     wrong = ops.max((1.0 - y_true) * y_pred, axis=-1)
     return _positive_part(wrong - right + 1.0)
@@ -62,7 +63,7 @@ def categorical_hinge(y_true: Any, y_pred: Any) -> Any:
 
 def kl_divergence(y_true: Any, y_pred: Any) -> Any:
     """sum(y_true * log(y_true / y_pred)) over the last axis, both clipped to [epsilon, 1]."""
-    y_true, y_pred = _paired(y_true, y_pred)
+    y_true, y_pred = _as_tensors(y_true, y_pred)
     y_true = ops.clip(y_true, keras.config.epsilon(), 1.0)
     y_pred = ops.clip(y_pred, keras.config.epsilon(), 1.0)
     return ops.sum(y_true * ops.log(y_true / y_pred), axis=-1)
@@ -82,8 +83,12 @@ def binary_crossentropy(
 
     Returns:
         Tensor of y_pred's shape without the axis.
+
+    Raises:
+        ValueError: if the shapes differ.
     """
-    y_true, y_pred = _paired(y_true, y_pred)
+    y_true, y_pred = _as_tensors(y_true, y_pred)
+    _check_same_shape(y_true, y_pred)
     y_true = _smooth_binary(y_true, label_smoothing)
     return ops.mean(_binary_terms(y_true, y_pred, from_logits), axis=axis)
 
@@ -116,7 +121,8 @@ def binary_focal_crossentropy(
     Reference:
         Lin et al. 2017, "Focal loss for dense object detection".
     """
-    y_true, y_pred = _paired(y_true, y_pred)
+    y_true, y_pred = _as_tensors(y_true, y_pred)
+    _check_same_shape(y_true, y_pred)
     y_true = _smooth_binary(y_true, label_smoothing)
     probability = sigmoid(y_pred) if from_logits else y_pred
     right = y_true * probability + (1.0 - y_true) * (1.0 - probability)
@@ -191,7 +197,8 @@ def sparse_categorical_crossentropy(
     """-log p[y_true] along the class axis.
 
     Args:
-        y_true: class numbers, y_pred's shape without the class axis (or with 1 there).
+        y_true: class numbers, y_pred's shape without the class axis (or with 1 there). A number that is no
+            class costs NaN; as in Keras, all of them cost 0 on JAX, and -100 does on PyTorch.
         y_pred: probabilities (rescaled to sum 1), or logits.
         from_logits: what y_pred is.
         ignore_class: samples of this class cost 0 and are masked: they do not count in the mean either.
@@ -216,22 +223,38 @@ def sparse_categorical_crossentropy(
     log_p = _log_probability(y_pred, from_logits, axis)
     picked = ops.take_along_axis(log_p, ops.expand_dims(y_true, axis), axis=axis)
     loss = -ops.squeeze(picked, axis=axis)
+    is_class = ops.logical_and(y_true >= 0, y_true < ops.shape(y_pred)[axis])
+    loss = ops.where(is_class, loss, _cost_of_no_class(y_true))
     if counted is not None:
         loss = ops.where(counted, loss, 0.0)
         set_keras_mask(loss, counted)  # `keras.losses.Loss` then leaves these samples out of the mean
     return loss
 
 
-def _paired(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-    """Return both as tensors of y_pred's dtype and of one rank: (batch,) beside (batch, 1) becomes equal."""
+def _as_tensors(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Return both as tensors of y_pred's dtype."""
     y_pred = ops.convert_to_tensor(y_pred)
-    y_true = ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
+    return ops.convert_to_tensor(y_true, dtype=y_pred.dtype), y_pred
+
+
+def _of_one_rank(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Return tensors of one rank: (batch,) beside (batch, 1) becomes equal."""
     true_rank, pred_rank = len(y_true.shape), len(y_pred.shape)
     if true_rank == pred_rank + 1 and y_true.shape[-1] == 1:
         return (y_true, ops.expand_dims(y_pred, -1)) if pred_rank == 1 else (ops.squeeze(y_true, -1), y_pred)
     if pred_rank == true_rank + 1 and y_pred.shape[-1] == 1:
         return (ops.expand_dims(y_true, -1), y_pred) if true_rank == 1 else (y_true, ops.squeeze(y_pred, -1))
     return y_true, y_pred
+
+
+def _check_same_shape(y_true: Any, y_pred: Any) -> None:
+    if len(y_true.shape) != len(y_pred.shape) or any(
+        a is not None and b is not None and a != b for a, b in zip(y_true.shape, y_pred.shape, strict=True)
+    ):
+        raise ValueError(
+            "Arguments `target` and `output` must have the same shape. "
+            f"Received: target.shape={y_true.shape}, output.shape={y_pred.shape}"
+        )
 
 
 def _positive_part(x: Any) -> Any:
@@ -263,14 +286,7 @@ def _labels_for_classes(y_true: Any, y_pred: Any, smoothing: float, axis: int, n
         raise ValueError(f"`axis` must be of type `int`. Received: axis={axis} of type {type(axis)}")
     y_pred = ops.convert_to_tensor(y_pred)
     y_true = ops.cast(y_true, y_pred.dtype)
-    differs = len(y_true.shape) != len(y_pred.shape) or any(
-        a is not None and b is not None and a != b for a, b in zip(y_true.shape, y_pred.shape, strict=True)
-    )
-    if differs:
-        raise ValueError(
-            "Arguments `target` and `output` must have the same shape. "
-            f"Received: target.shape={y_true.shape}, output.shape={y_pred.shape}"
-        )
+    _check_same_shape(y_true, y_pred)
     if y_pred.shape[axis] == 1:
         warnings.warn(
             f"In loss {name}, expected y_pred.shape to be (batch_size, num_classes) with num_classes > 1. "
@@ -296,6 +312,16 @@ def _check_sparse_shapes(true_shape: tuple, pred_shape: tuple, axis: int) -> Non
             "Arguments `target` and `output` must have the same shape but for the class axis: "
             f"target.shape={tuple(true_shape)}, output.shape={tuple(pred_shape)}"
         )
+
+
+def _cost_of_no_class(y_true: Any) -> Any:
+    """Return what a label costs that is no class: 0 where Keras' backend says so, else what nobody misses."""
+    if keras.config.backend() == "jax":
+        return 0.0
+    # PyTorch's number for samples to leave out.
+    return (
+        ops.where(ops.equal(y_true, -100), 0.0, math.nan) if keras.config.backend() == "torch" else math.nan
+    )
 
 
 def _clipped_probability(y_pred: Any, axis: int) -> Any:
@@ -325,7 +351,7 @@ class _FunctionLoss(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return one value a sample."""
-        return type(self).function(y_true, y_pred, **self._settings)
+        return type(self).function(*_of_one_rank(y_true, y_pred), **self._settings)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

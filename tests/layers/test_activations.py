@@ -118,6 +118,20 @@ def test_nothing_overflows_in_value_or_gradient(name):
     assert np.isfinite(value_of(activations.derivative(name), extremes)).all()
 
 
+@pytest.mark.parametrize("name", ["relu", "elu", "selu", "softplus", "mish"])
+def test_infinity_is_infinity(name):
+    infinity = np.full(13, np.inf, "float32")
+    assert (value_of(getattr(activations, name), infinity) == np.inf).all()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", [*NAMES, "softmax", "log_softmax"])
+def test_lists_are_taken(name):
+    value = getattr(activations, name)([1.0, -2.0])
+    theirs = getattr(keras.activations, name)(keras.ops.convert_to_tensor([1.0, -2.0]))
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (value, theirs)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_is_not_hidden(name):
     assert np.isnan(value_of(getattr(activations, name), np.full(13, np.nan, "float32"))).all()

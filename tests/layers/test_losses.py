@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from layers import losses
 from recipes.engine import gradients
+from tests.layers.checking import numpy_of
 
 rng = np.random.default_rng(3)
 LOGITS = rng.normal(size=(4, 3)).astype("float32") * 3
@@ -226,8 +227,37 @@ def test_fit_with_mask_in_half_precision_and_reload(tmp_path):
     assert before == pytest.approx(loaded.evaluate(x, x, verbose=0), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["hinge", "squared_hinge", "categorical_hinge", "kl_divergence"])
+def test_functions_broadcast_as_in_keras(name):
+    labels, predictions = BITS[:, :1], UNIT[:, 0]
+    values = [numpy_of(getattr(module, name)(labels, predictions)) for module in (losses, keras.losses)]
+    np.testing.assert_allclose(*values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_labels_that_are_no_class(from_logits):
+    predictions = LOGITS if from_logits else PROBABILITIES
+
+    def value(label):
+        labels = np.array([2, 0, 1, label], "int32")
+        return numpy_of(losses.sparse_categorical_crossentropy(labels, predictions, from_logits))
+
+    left_out = {"jax": [-1, -100, 3, 9], "torch": [-100]}.get(keras.backend.backend(), [])
+    for label in left_out:
+        labels = np.array([2, 0, 1, label], "int32")
+        theirs = keras.losses.sparse_categorical_crossentropy(labels, predictions, from_logits)
+        np.testing.assert_allclose(value(label), numpy_of(theirs), rtol=1e-5)
+        assert value(label)[-1] == 0
+    loud = {"torch": [-1, 3, 9], "tensorflow": [-1, -3]}.get(keras.backend.backend(), [])
+    for label in loud:  # Keras raises here, on CPU
+        assert np.isnan(value(label)).tolist() == [False, False, False, True]
+
+
 @pytest.mark.once
 def test_errors_say_what_is_wrong():
+    for function in (losses.binary_crossentropy, losses.binary_focal_crossentropy):
+        with pytest.raises(ValueError, match="must have the same shape"):
+            function(BITS[:, :1], UNIT)
     with pytest.raises(ValueError, match="must have the same shape"):
         losses.CategoricalCrossentropy()(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match="must have the same shape"):
