@@ -1,5 +1,6 @@
 """From tokens and images to vectors: the embedding table, and the patches of a vision transformer."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -56,6 +57,8 @@ class Embedding(Quantizable, keras.layers.Layer):
         quantization_config: Any = None,
         **kwargs: Any,
     ):
+        if kwargs.pop("input_length", None) is not None:
+            warnings.warn("Argument `input_length` is deprecated. Just remove it.", stacklevel=2)
         for name, size in (("input_dim", input_dim), ("output_dim", output_dim)):
             if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
                 raise ValueError(
@@ -301,9 +304,9 @@ class ReversibleEmbedding(Embedding):
         return logits
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """False where the token is 0, if `mask_zero`; vectors hand theirs on."""
+        """False where the token is 0, if `mask_zero`; scores have no mask, as in Keras."""
         tokens = keras.backend.is_int_dtype(inputs.dtype)
-        return super().compute_mask(inputs, mask) if tokens else mask
+        return super().compute_mask(inputs, mask) if tokens else None
 
     def compute_output_shape(self, input_shape: tuple, reverse: bool = False) -> tuple:
         """`(batch, ..., output_dim)`, reversed `(batch, ..., input_dim)`."""

@@ -11,14 +11,19 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
 def check_axis(axis: int | list, input_shape: tuple) -> None:
-    """Refuse an axis that the input does not have."""
+    """Refuse an axis that the input does not have.
+
+    Raises:
+        AxisError: a ValueError and an IndexError at once; of Keras, it is one here and the other there.
+    """
     for one in [axis] if isinstance(axis, int) else axis:
         if not -len(input_shape) <= one < len(input_shape):
-            raise ValueError(
+            raise np.exceptions.AxisError(
                 f"Axis {one} is out of bounds for input shape {input_shape}. Received: axis={axis}"
             )
 
@@ -175,15 +180,20 @@ class Normalization(keras.Layer):
         }
 
 
-def spanned(axis: int | list, input_shape: tuple) -> tuple[list, tuple, list]:
-    """What weights over these axes need.
+def in_keras_order(axis: int | list) -> list:
+    """The axes as a built layer of Keras lists them, and its weights their sizes: negative ones first."""
+    return [axis] if isinstance(axis, int) else sorted(axis)
 
-    Returns:
-        The axes in order, their sizes, and the shape that broadcasts the weights against the input.
+
+def spanned(axis: list, sizes: tuple, rank: int) -> tuple[list, list]:
+    """The axes counted from the front, and the shape that broadcasts weights over them against the input.
+
+    Inputs may have another rank than those the layer was built for.
     """
-    axes = sorted(a % len(input_shape) for a in ([axis] if isinstance(axis, int) else axis))
-    sizes = tuple(input_shape[a] for a in axes)
-    return axes, sizes, [input_shape[a] if a in axes else 1 for a in range(len(input_shape))]
+    shape = [1] * rank
+    for one, size in zip(axis, sizes, strict=True):
+        shape[one] = size
+    return sorted(one % rank for one in axis), shape
 
 
 def checked_clipping(bounds: dict | None) -> dict:
@@ -490,21 +500,23 @@ class LayerNormalization(Normalization):
     def build(self, input_shape: tuple) -> None:
         """Make gamma and beta over the normalized axes."""
         check_axis(self.axis, input_shape)
-        self.reduced, sizes, self.broadcast = spanned(self.axis, input_shape)
-        self.add_affine(sizes, self.scale or self.rms_scaling, self.center and not self.rms_scaling)
+        self.axis = in_keras_order(self.axis)
+        self.sizes = tuple(input_shape[axis] for axis in self.axis)
+        self.add_affine(self.sizes, self.scale or self.rms_scaling, self.center and not self.rms_scaling)
 
     def call(self, inputs: Any) -> Any:
         """Apply the layer."""
         inputs = single_precision(inputs)
         rank = len(inputs.shape)
-        trailing = self.reduced == [*range(rank - len(self.reduced), rank)]
+        reduced, broadcast = spanned(self.axis, self.sizes, rank)
+        trailing = [axis % rank for axis in self.axis] == [*range(rank - len(reduced), rank)]
         if keras.backend.backend() == "torch" and trailing and not self.rms_scaling:
             # One kernel, twice differentiable; the operations below one by one take six times as long.
-            outputs = ops.layer_normalization(inputs, self.gamma, self.beta, self.reduced, self.epsilon)
+            outputs = ops.layer_normalization(inputs, self.gamma, self.beta, reduced, self.epsilon)
             return ops.cast(outputs, self.compute_dtype)
-        deviation = inputs - ops.mean(inputs, axis=self.reduced, keepdims=True)
-        variance = mean_square(deviation, self.reduced)
-        gamma, beta = self.affine(self.broadcast, inputs.dtype)
+        deviation = inputs - ops.mean(inputs, axis=reduced, keepdims=True)
+        variance = mean_square(deviation, reduced)
+        gamma, beta = self.affine(broadcast, inputs.dtype)
         outputs = (inputs if self.rms_scaling else deviation) * ops.rsqrt(variance + self.epsilon)
         if gamma is not None:
             outputs = outputs * gamma
@@ -658,14 +670,16 @@ class RMSNormalization(keras.Layer):
     def build(self, input_shape: tuple) -> None:
         """Make the scale over the normalized axes."""
         check_axis(self.axis, input_shape)
-        self.reduced, sizes, self.broadcast = spanned(self.axis, input_shape)
-        self.scale = self.add_weight(name="scale", shape=sizes, initializer="ones")
+        self.axis = in_keras_order(self.axis)
+        self.sizes = tuple(input_shape[axis] for axis in self.axis)
+        self.scale = self.add_weight(name="scale", shape=self.sizes, initializer="ones")
 
     def call(self, x: Any) -> Any:
         """Apply the layer."""
         values = single_precision(x)
-        factor = ops.rsqrt(mean_square(values, self.reduced) + self.epsilon)
-        scale = ops.reshape(ops.cast(self.scale, values.dtype), self.broadcast)
+        reduced, broadcast = spanned(self.axis, self.sizes, len(x.shape))
+        factor = ops.rsqrt(mean_square(values, reduced) + self.epsilon)
+        scale = ops.reshape(ops.cast(self.scale, values.dtype), broadcast)
         return ops.cast(values * factor * scale, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:

@@ -33,6 +33,7 @@ class WindowPooling(keras.Layer):
             )
         self.data_format = as_data_format(data_format)
         self.input_spec = keras.InputSpec(ndim=self.rank + 2)
+        self._build_at_init()
 
     def reduce(self, inputs: Any, **window: Any) -> Any:
         """One number a window; given by the subclass."""
@@ -232,6 +233,7 @@ class GlobalPooling(keras.Layer):
         self.data_format = as_data_format(data_format)
         self.keepdims = keepdims
         self.input_spec = keras.InputSpec(ndim=self.rank + 2)
+        self._build_at_init()
 
     @property
     def spatial_axes(self) -> tuple:

@@ -148,6 +148,7 @@ class Dropout(AdjustableLayer):
         super().__init__(seed, **kwargs)
         self.rate = rate
         self.noise_shape = checked_noise_shape(noise_shape)
+        self._build_at_init()
 
     def mask_shape(self, inputs: Any) -> tuple:
         """Shape of m for these inputs."""
@@ -372,6 +373,7 @@ class GaussianNoise(AdjustableLayer):
     def __init__(self, stddev: float, seed: int | None = None, **kwargs: Any):
         super().__init__(seed, **kwargs)
         self.stddev = stddev
+        self._build_at_init()
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Apply the layer."""

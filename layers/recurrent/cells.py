@@ -217,12 +217,6 @@ class RecurrentCell(keras.layers.Layer):
         output, new = self.step(inputs, previous, self.tensors(), *masks)
         return output, new if nested else new[0]
 
-    def compute_output_shape(self, input_shape: tuple, states_shape: Any = None) -> tuple:
-        """`(output shape, state shapes)`."""
-        shape = (input_shape[0], self.units)
-        sizes = self.state_size if isinstance(self.state_size, list) else [self.state_size]
-        return shape, [shape for _ in sizes]
-
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
         """Zeros of shape `(batch_size, units)` for each state."""
         sizes = self.state_size if isinstance(self.state_size, list) else [self.state_size]
@@ -454,7 +448,7 @@ class LSTMCell(RecurrentCell):
     ) -> tuple[Tensor, list[Tensor]]:
         """See `RecurrentCell.step`."""
         kernel, recurrent_kernel, bias, *peephole = weights
-        h, c = states
+        h, c = states[0], states[1]
         z = (
             gated_matmul(inputs, kernel, dropped)
             + gated_matmul(h, recurrent_kernel, recurrent_dropped)
@@ -634,7 +628,7 @@ class GRUCell(RecurrentCell):
     ) -> tuple[Tensor, list[Tensor]]:
         """See `RecurrentCell.step`."""
         kernel, recurrent_kernel, bias = weights
-        (h,) = states
+        h = states[0]
         input_bias = bias[0] if self.reset_after else bias
         x_z, x_r, x_h = ops.split(
             gated_matmul(inputs, kernel, dropped) + input_bias, 3, axis=1

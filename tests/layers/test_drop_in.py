@@ -1,8 +1,9 @@
-"""Every public name that Keras has too: the same arguments, defaults, call arguments and description."""
+"""Every public name that Keras has too: arguments, defaults, description; built layers, files and errors."""
 
 import inspect
 
 import keras
+import numpy as np
 import pytest
 
 import layers
@@ -76,7 +77,7 @@ def test_names_are_found():
 @pytest.mark.parametrize("module, name", SHARED)
 def test_arguments(module, name):
     ours, theirs = map(parameters, twins(module, name))
-    if module == "optimizers":  # the base's, from `clipnorm` on, are taken by keyword
+    if module == "optimizers":  # the base's come from `clipnorm` on: `test_arguments_by_position`
         theirs = theirs[: len(ours)]
     # Ours may take more, after Keras'.
     assert ours[: len(theirs)] == theirs
@@ -95,3 +96,255 @@ def test_config(module, name):
     ours, theirs = (made(cls).get_config() for cls in twins(module, name))
     theirs = {key: value for key, value in theirs.items() if key not in DESCRIBED_OTHERWISE}
     assert {key: ours.get(key, "missing") for key in theirs} == theirs
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", [name for module, name in CLASSES if module == "optimizers"])
+def test_arguments_by_position(name):
+    ours, theirs = twins("optimizers", name)
+    # Two that exclude each other stay as they are.
+    given = {"weight_decay": 0.1, "clipnorm": 2.0, "use_ema": True, "ema_momentum": 0.5, "name": "same"}
+    given |= {"ema_overwrite_frequency": 3, "loss_scale_factor": 4.0, "gradient_accumulation_steps": 5}
+    values = [given.get(argument, default) for argument, default in parameters(theirs)]
+    assert ours(*values).get_config() == theirs(*values).get_config()
+    for cls in (ours, theirs):
+        with pytest.raises(TypeError):
+            cls(*values, 1.0)
+
+
+# A layer's options and the shape of its input, batch apart; tokens are whole numbers.
+SEQUENCE, IMAGE, VECTOR = (5, 4), (8, 8, 4), (6,)
+BUILT = [
+    ("Dense", {"units": 3}, VECTOR),
+    ("Conv1D", {"filters": 4, "kernel_size": 3, "padding": "causal", "groups": 2}, SEQUENCE),
+    ("Conv2D", {"filters": 4, "kernel_size": 3, "padding": "same", "strides": 2}, IMAGE),
+    ("Conv2D", {"filters": 4, "kernel_size": 3, "data_format": "channels_first"}, IMAGE),
+    ("Conv2DTranspose", {"filters": 4, "kernel_size": 3, "strides": 2, "output_padding": 1}, IMAGE),
+    ("DepthwiseConv2D", {"kernel_size": 3, "depth_multiplier": 2}, IMAGE),
+    ("SeparableConv2D", {"filters": 3, "kernel_size": 3}, IMAGE),
+    ("Embedding", {"input_dim": 7, "output_dim": 3, "mask_zero": True}, ()),
+    ("ReversibleEmbedding", {"input_dim": 7, "output_dim": 3, "tie_weights": False}, ()),
+    ("BatchNormalization", {"center": False}, SEQUENCE),
+    ("BatchNormalization", {"axis": 1, "renorm": True}, SEQUENCE),
+    ("LayerNormalization", {}, SEQUENCE),
+    ("LayerNormalization", {"axis": [1, -1]}, SEQUENCE),
+    ("GroupNormalization", {"groups": 2}, SEQUENCE),
+    ("RMSNormalization", {"axis": [1, -1]}, SEQUENCE),
+    ("SimpleRNN", {"units": 3, "return_sequences": True}, SEQUENCE),
+    ("GRU", {"units": 3, "return_state": True}, SEQUENCE),
+    ("LSTM", {"units": 3, "return_sequences": True, "return_state": True}, SEQUENCE),
+    ("SimpleRNNCell", {"units": 3}, VECTOR),
+    ("GRUCell", {"units": 3}, VECTOR),
+    ("LSTMCell", {"units": 3}, VECTOR),
+    ("Dropout", {"rate": 0.1}, VECTOR),
+    ("Dropout", {"rate": 0.0}, VECTOR),
+    ("GaussianNoise", {"stddev": 0.1}, VECTOR),
+    ("SpatialDropout1D", {"rate": 0.1}, SEQUENCE),
+    ("SpatialDropout2D", {"rate": 0.1}, IMAGE),
+    ("Attention", {"use_scale": True, "score_mode": "concat"}, SEQUENCE),
+    ("AdditiveAttention", {}, SEQUENCE),
+    ("MultiHeadAttention", {"num_heads": 2, "key_dim": 3, "output_shape": 7, "use_gate": True}, SEQUENCE),
+    ("MaxPooling1D", {"pool_size": 3, "strides": 1, "padding": "same"}, SEQUENCE),
+    ("MaxPooling2D", {"data_format": "channels_first"}, IMAGE),
+    ("AveragePooling1D", {"pool_size": 2}, SEQUENCE),
+    ("AveragePooling2D", {"pool_size": 2}, IMAGE),
+    ("GlobalMaxPooling1D", {"keepdims": True}, SEQUENCE),
+    ("GlobalMaxPooling2D", {}, IMAGE),
+    ("GlobalAveragePooling1D", {}, SEQUENCE),
+    ("GlobalAveragePooling2D", {"data_format": "channels_first"}, IMAGE),
+]
+# Wrappers: `made` knows how.
+WRAPPERS = {"RNN", "StackedRNNCells", "Bidirectional"}
+# Ours hands a mask on where Keras' drops it with a warning: a transformer may use either normalization.
+MASK_IS_DROPPED = {"RMSNormalization"}
+
+
+def symbolic_arguments(name, layer, shape):
+    symbol = keras.Input(shape, dtype="float32" if shape else "int32")
+    if name == "MultiHeadAttention":
+        return symbol, symbol
+    if name in ("Attention", "AdditiveAttention"):
+        return ([symbol, symbol],)
+    if name.endswith("Cell"):
+        return symbol, [keras.Input((size,)) for size in keras.tree.flatten(layer.state_size)]
+    return (symbol,)
+
+
+def plain(values):
+    """Numbers, names and None, tuples as lists: what two layers can be compared by."""
+    values = {key: [*value] if isinstance(value, tuple) else value for key, value in values.items()}
+    return {
+        key: value
+        for key, value in values.items()
+        if not key.startswith("_")
+        and isinstance(value, (int, float, str, list, type(None)))
+        # Lists of strings: arguments of `call`, of which ours may have more.
+        and not (isinstance(value, list) and value and isinstance(value[0], str))
+    }
+
+
+def test_every_layer_is_built():
+    names = {name for module, name in CLASSES if module == "layers"}
+    assert names == {name for name, *_ in BUILT} | WRAPPERS
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name, options, shape", BUILT)
+def test_built(name, options, shape, tmp_path):
+    facts, models, states = [], [], []
+    for cls in twins("layers", name):
+        layer = cls(**options, name="same")
+        born_built = layer.built
+        arguments = symbolic_arguments(name, layer, shape)
+        outputs = layer(*arguments)
+        shapes = [tuple(argument.shape) for argument in keras.tree.flatten(arguments)]
+        facts.append(
+            {
+                "built": (born_built, layer.built),
+                "outputs": [(tuple(x.shape), x.dtype) for x in keras.tree.flatten(outputs)],
+                "weights": [(w.path, w.shape, w.dtype, w.trainable) for w in layer.weights],
+                "count": layer.count_params(),
+                "build config": keras.tree.map_structure(str, layer.get_build_config()),
+                "input spec": str(keras.tree.map_structure(repr, layer.input_spec)),
+                "masks": layer.supports_masking or name in MASK_IS_DROPPED,
+                "axis": layer.get_config().get("axis"),
+            }
+        )
+        if not name.endswith("Cell"):  # Keras' cells have no such method
+            two = name == "MultiHeadAttention"
+            shapes = [shapes[0]] * 2 if two else [shapes] if len(shapes) > 1 else shapes[:1]
+            facts[-1]["output shape"] = tuple(layer.compute_output_shape(*shapes))
+        models.append(keras.Model(keras.tree.flatten(arguments), outputs))
+        states.append(
+            plain(vars(layer) | {key: getattr(layer, key) for key in options if hasattr(layer, key)})
+        )
+    assert facts[0] == facts[1]
+    # Attributes: what Keras' layer shows, but how its pooling is written.
+    ours, theirs = models[0].get_layer("same"), states[1]
+    theirs.pop("pool_mode", None)
+    missing = [key for key in theirs if not hasattr(ours, key)]
+    assert not missing
+    assert {key: plain({key: getattr(ours, key)}).get(key) for key in theirs} == theirs
+    # Weights go through files either way.
+    for here, there in ((0, 1), (1, 0)):
+        models[here].save_weights(tmp_path / "one.weights.h5")
+        models[there].load_weights(tmp_path / "one.weights.h5")
+        for one, other in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        models[1].set_weights([weight + 1 for weight in models[1].get_weights()])
+
+
+KERNEL = {"filters": 4, "kernel_size": 3}
+CONVOLUTIONS = [
+    ("Conv1D", KERNEL, SEQUENCE),
+    ("Conv2D", KERNEL, IMAGE),
+    ("Conv2DTranspose", KERNEL, IMAGE),
+    ("SeparableConv2D", KERNEL, IMAGE),
+    ("DepthwiseConv2D", {"kernel_size": 3}, IMAGE),
+]
+POOLINGS = [
+    (f"{kind}Pooling{rank}D", {"pool_size": 2}, shape)
+    for kind in ("Max", "Average")
+    for rank, shape in ((1, SEQUENCE), (2, IMAGE))
+]
+RECURRENT = [(name, {"units": 3}, SEQUENCE) for name in ("SimpleRNN", "GRU", "LSTM")]
+CELLS = [(f"{name}Cell", options, VECTOR) for name, options, _ in RECURRENT]
+TABLES = [(name, {"input_dim": 7, "output_dim": 3}, ()) for name in ("Embedding", "ReversibleEmbedding")]
+DROPOUTS = [("Dropout", {}, VECTOR), ("SpatialDropout1D", {}, SEQUENCE), ("SpatialDropout2D", {}, IMAGE)]
+NORMALIZATIONS = [(f"{kind}Normalization", {}, SEQUENCE) for kind in ("Batch", "Layer", "Group", "RMS")]
+ATTENTION = [("MultiHeadAttention", {"num_heads": 2, "key_dim": 3}, SEQUENCE)]
+DENSE = [("Dense", {"units": 3}, VECTOR)]
+# Layers, options that replace good ones, and, where it is the input that is bad, its shape.
+BAD = [
+    (DENSE + RECURRENT + CELLS, {"units": -1}, None),
+    (DENSE + RECURRENT + CELLS, {"units": 0}, None),
+    (DENSE + RECURRENT + CELLS, {"units": "3"}, None),
+    (DENSE + RECURRENT + CELLS, {"units": None}, None),
+    (DENSE + RECURRENT + CELLS + CONVOLUTIONS, {"activation": "unknown"}, None),
+    (DENSE + RECURRENT + CELLS, {"kernel_initializer": "unknown"}, None),
+    (DENSE + RECURRENT + CELLS, {"kernel_regularizer": "unknown"}, None),
+    (DENSE + RECURRENT + CONVOLUTIONS + POOLINGS + TABLES + ATTENTION, {"unknown": 1}, None),
+    (DENSE + RECURRENT + CONVOLUTIONS + POOLINGS + TABLES + ATTENTION, {"dtype": "unknown"}, None),
+    (DENSE + RECURRENT + CONVOLUTIONS + POOLINGS, {}, ()),
+    (RECURRENT + POOLINGS, {}, (5, 5, 5, 4)),
+    (RECURRENT, {"stateful": True}, SEQUENCE),
+    (CONVOLUTIONS + POOLINGS, {"padding": "unknown"}, None),
+    (CONVOLUTIONS[1:] + POOLINGS, {"padding": "causal"}, None),
+    (CONVOLUTIONS + POOLINGS + DROPOUTS[2:], {"data_format": "unknown", "rate": 0.1}, None),
+    (CONVOLUTIONS, {"kernel_size": 0}, None),
+    (CONVOLUTIONS, {"kernel_size": (3, 3, 3)}, None),
+    (CONVOLUTIONS, {"strides": 0}, None),
+    (CONVOLUTIONS[:2], {"strides": 2, "dilation_rate": 2}, None),
+    (CONVOLUTIONS[1:3], {}, (*IMAGE[:-1], None)),
+    (CONVOLUTIONS[:4], {"filters": 0}, None),
+    (CONVOLUTIONS[:2], {"groups": 3}, None),
+    (CONVOLUTIONS[:2], {"groups": 0}, None),
+    (CONVOLUTIONS[:2], {"filters": 6, "groups": 6}, None),
+    (CONVOLUTIONS[2:3], {"strides": 2, "output_padding": 2}, None),
+    (CONVOLUTIONS[3:], {"depth_multiplier": 0}, None),
+    (POOLINGS, {"pool_size": 0}, None),
+    (POOLINGS, {"pool_size": (2, 2, 2)}, None),
+    (POOLINGS, {"pool_size": 9}, None),
+    (TABLES, {"input_dim": 0}, None),
+    (TABLES, {"output_dim": -1}, None),
+    (TABLES, {"weights": [np.zeros((2, 2))]}, None),
+    (DROPOUTS, {"rate": -0.1}, None),
+    (DROPOUTS, {"rate": 1.5}, None),
+    (DROPOUTS, {"rate": "much"}, None),
+    (DROPOUTS[:1], {"rate": 0.1, "noise_shape": (0, 1)}, None),
+    (DROPOUTS[1:], {"rate": 0.1}, VECTOR),
+    (NORMALIZATIONS[:3], {"axis": 7, "groups": 2}, None),
+    (NORMALIZATIONS, {"axis": "last", "groups": 2}, None),
+    (NORMALIZATIONS[2:3], {"groups": 3}, None),
+    (ATTENTION, {"num_heads": 0}, None),
+    (ATTENTION, {"key_dim": -1}, None),
+    (ATTENTION, {"output_shape": "wide"}, None),
+    (ATTENTION, {"sliding_window": 0}, None),
+    (ATTENTION, {"flash_attention": True, "dropout": 0.1}, None),
+    ([("Attention", {}, SEQUENCE)], {"score_mode": "unknown"}, None),
+]
+
+
+def taken(cls, options):
+    """Those of the options that this class has a word for, or that no class has."""
+    known = inspect.signature(cls).parameters
+    elsewhere = {"rate", "groups"} - set(known)
+    return {key: value for key, value in options.items() if key not in elsewhere}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("cases, options, shape", BAD, ids=[f"{bad}-{shape}" for _, bad, shape in BAD])
+def test_errors(cases, options, shape):
+    for name, good, good_shape in cases:
+        errors = []
+        for cls in twins("layers", name):
+            with pytest.raises(Exception) as caught:
+                layer = cls(**good | taken(cls, options))
+                layer(*symbolic_arguments(name, layer, good_shape if shape is None else shape))
+            errors.append(caught.type)
+        # Ours may be of two kinds at once, a ValueError among them.
+        assert issubclass(*errors), name
+
+
+@pytest.mark.parametrize("name", ["SimpleRNN", "GRU", "LSTM"])
+def test_a_state_is_missing(name):
+    steps = np.zeros((2, 5, 4), "float32")
+    errors = []
+    for cls in twins("layers", name):
+        layer = cls(3)
+        given = [np.zeros((2, 3), "float32")] * (len(keras.tree.flatten(layer.cell.state_size)) - 1)
+        with pytest.raises(Exception) as caught:
+            layer(steps, initial_state=given)
+        errors.append(caught.type)
+    assert errors[0] is errors[1]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("module, name", [pair for pair in CLASSES if pair[1] not in WRAPPERS])
+def test_bad_config(module, name):
+    errors = []
+    for cls in twins(module, name):
+        with pytest.raises(Exception) as caught:
+            cls.from_config({"unknown": 1})
+        errors.append(caught.type)
+    assert errors[0] is errors[1]

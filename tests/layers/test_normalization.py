@@ -179,13 +179,34 @@ def test_batch_normalization_under_fit(rng):
     np.testing.assert_allclose(mean, inputs.mean(0) * (1 - 1 / 64), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["LayerNormalization", "RMSNormalization"])
+def test_inputs_of_another_rank(name, rng):
+    ours, theirs = (getattr(module, name)() for module in (layers, keras.layers))
+    for layer in (ours, theirs):
+        layer.build((None, 6, 4))
+        layer.set_weights([weight + np.arange(4) for weight in layer.get_weights()])
+    for shape in ((3, 4), (2, 3, 5, 4)):
+        x = rng.normal(size=shape).astype("float32")
+        np.testing.assert_allclose(numpy_of(ours(x)), numpy_of(theirs(x)), atol=1e-5)
+
+
+def test_weights_over_mixed_axes_are_in_the_order_of_keras(rng):
+    x = rng.normal(size=(2, 5, 4)).astype("float32")
+    assert_parity(
+        layers.LayerNormalization(axis=[1, -1], gamma_initializer="uniform"),
+        keras.layers.LayerNormalization(axis=[1, -1], gamma_initializer="uniform"),
+        x,
+    )
+
+
 @pytest.mark.once
 @settings(deadline=None)
 @given(data=st.data(), shape=st.lists(st.integers(1, 5), min_size=1, max_size=5))
 def test_spanned_axes(data, shape):
     axes = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
     negative = [axis - len(shape) if data.draw(st.booleans()) else axis for axis in axes]
-    order, sizes, broadcast = spanned(negative, tuple(shape))
+    sizes = [shape[axis] for axis in negative]
+    order, broadcast = spanned(negative, sizes, len(shape))
     assert order == sorted(axes)
     assert np.ones(broadcast).size == np.prod(sizes)
     assert np.broadcast_shapes(tuple(broadcast), tuple(shape)) == tuple(shape)
