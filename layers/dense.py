@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .quantization import Quantizable, quantized
+from .quantization import Quantizable, product_of_integers
 
 
 class LowRankAdaptation:
@@ -44,6 +44,11 @@ class LowRankAdaptation:
     def change(self) -> Any:
         """The low-rank change of the kernel."""
         return self.lora_alpha / self.lora_rank * ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
+
+    def changed(self, inputs: Any) -> Any:
+        """What the change adds to the product with these inputs `(..., inputs)`."""
+        product = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
+        return self.lora_alpha / self.lora_rank * product
 
     def enable_lora(
         self,
@@ -94,12 +99,16 @@ class LowRankAdaptation:
         self.lora_alpha = rank if lora_alpha is None else lora_alpha
 
     def saved_variables(self) -> list:
-        """What a file holds: the adapted kernel as one, and the bias."""
-        return [self._kernel] if self.bias is None else [self._kernel, self.bias]
+        """What a file holds: the adapted kernel as one, the bias, and the scales of a quantized kernel."""
+        bias = [] if self.bias is None else [self.bias]
+        return [self._kernel, *bias, *([self.kernel_scale] if self.quantization_mode else [])]
 
     def saved_values(self) -> list:
         """Their values, with the adaptation merged in."""
-        return [self.kernel, *self.saved_variables()[1:]]
+        if not self.quantization_mode:
+            return [self.kernel, *self.saved_variables()[1:]]
+        integers, scales = self.quantized_values()
+        return [integers, *self.saved_variables()[1:-1], scales]
 
     def save_own_variables(self, store: dict) -> None:
         """Write the kernel, with its adaptation merged in, and the bias."""
@@ -109,6 +118,8 @@ class LowRankAdaptation:
 
     def load_own_variables(self, store: dict) -> None:
         """Read kernel and bias; an adaptation starts from no change again."""
+        if isinstance(self, Quantizable) and "0" in store:
+            self.quantize_as(store["0"])
         if not self.lora_enabled and self.quantization_mode is None:
             super().load_own_variables(store)
             return
@@ -229,43 +240,13 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
         return outputs if self.activation is None else self.activation(outputs)
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The product of integers, `(s_x x) (s_W W)`, over both scales; its gradient is that of `x W`."""
-        config = self.quantization_config
-
-        @ops.custom_gradient
-        def product(inputs: Any, kernel: Any, scale: Any) -> tuple:
-            def gradient(*arguments: Any, upstream: Any = None) -> tuple:
-                if upstream is None:
-                    (upstream,) = arguments
-                kernel_of_floats = ops.cast(kernel, self.compute_dtype) / scale
-                return ops.matmul(upstream, ops.transpose(kernel_of_floats)), None, None
-
-            if config is None or config.activation_quantizer:
-                inputs, input_scale = quantized(inputs, -1, config and config.activation_quantizer)
-                total_scale = scale * input_scale
-            else:
-                total_scale = scale
-            return ops.cast(ops.matmul(inputs, kernel), self.compute_dtype) / total_scale, gradient
-
-        outputs = product(
-            inputs, ops.convert_to_tensor(self._kernel), ops.convert_to_tensor(self.kernel_scale)
+        """The product of integers, and the change of low rank."""
+        outputs = product_of_integers(
+            inputs, self._kernel, self.kernel_scale, self.quantization_config, self.compute_dtype
         )
         if self.lora_enabled:
-            change = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
-            outputs = ops.cast(outputs + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
+            outputs = ops.cast(outputs + self.changed(inputs), self.compute_dtype)
         return self.finish(outputs)
-
-    def saved_variables(self) -> list:
-        """Kernel, bias, and the scales of a quantized kernel."""
-        scales = [self.kernel_scale] if self.quantization_mode else []
-        return [*super().saved_variables(), *scales]
-
-    def saved_values(self) -> list:
-        """Their values, with the adaptation merged in."""
-        if not self.quantization_mode:
-            return super().saved_values()
-        integers, scales = self.quantized_values()
-        return [integers, *self.saved_variables()[1:-1], scales]
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The input's shape with `units` as last axis."""

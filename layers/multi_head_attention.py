@@ -13,6 +13,7 @@ from keras import ops
 
 from .attention import LOWEST_SCORE, causal_mask, scaled_dot_product_attention
 from .dense import LowRankAdaptation
+from .quantization import Quantizable, product_of_integers
 from .regularization import Dropout
 
 
@@ -26,7 +27,7 @@ def check_source_shapes(value_shape: tuple, key_shape: tuple) -> None:
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class HeadProjection(LowRankAdaptation, keras.layers.Layer):
+class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
     """Linear map between features and heads: contracts the last axes of x with the first of the kernel.
 
         y[..., o] = sum_i x[..., i] W[i, o] + b[o],   i and o being several axes each
@@ -37,6 +38,7 @@ class HeadProjection(LowRankAdaptation, keras.layers.Layer):
         use_bias: whether to add b.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer,
             kernel_constraint, bias_constraint: as everywhere in Keras.
+        quantization_config: as in `Dense`.
 
     Call arguments:
         inputs: shape `(..., *i)`.
@@ -44,6 +46,8 @@ class HeadProjection(LowRankAdaptation, keras.layers.Layer):
     Returns:
         Tensor `(..., *o)`.
     """
+
+    matrix = "kernel"
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class HeadProjection(LowRankAdaptation, keras.layers.Layer):
         activity_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
+        quantization_config: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
@@ -70,10 +75,17 @@ class HeadProjection(LowRankAdaptation, keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.set_adaptation(lora_rank=None, lora_alpha=None)
+        self.quantization_config = quantization_config
+        self.shared_axis = tuple(range(contracted_axes))
         self.supports_masking = True
+
+    def scale_shape(self, shape: tuple) -> tuple:
+        """Keras' scales are those of the output, `(1, ..., *o)`."""
+        return (*[1] * self.leading_axes, *self.projected_shape)
 
     def build(self, input_shape: tuple) -> None:
         """Make `kernel` `(*i, *o)` and `bias` `(*o,)`."""
+        self.leading_axes = len(input_shape) - self.contracted_axes
         contracted = tuple(input_shape[-self.contracted_axes :])
         shape = contracted + self.projected_shape
         initializer = self.kernel_initializer
@@ -83,13 +95,16 @@ class HeadProjection(LowRankAdaptation, keras.layers.Layer):
             config["input_axes"] = list(range(len(contracted)))
             config["output_axes"] = list(range(len(contracted), len(shape)))
             initializer = type(initializer).from_config(config)
-        self._kernel = self.add_weight(
-            name="kernel",
-            shape=shape,
-            initializer=initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
+        if self.quantization_mode:
+            self.quantized_build(shape, self.quantization_mode, self.quantization_config)
+        else:
+            self._kernel = self.add_weight(
+                name="kernel",
+                shape=shape,
+                initializer=initializer,
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -102,14 +117,32 @@ class HeadProjection(LowRankAdaptation, keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """`(..., *i) -> (..., *o)`."""
-        leading = ops.shape(inputs)[: len(inputs.shape) - self.contracted_axes]
+        rows, matrix = self.as_matrices(inputs, self.kernel)
+        # One matrix product over all leading axes: faster than any einsum of the same meaning.
+        return self.finish(ops.matmul(rows, matrix), inputs)
+
+    def as_matrices(self, inputs: Any, kernel: Any) -> tuple[Any, Any]:
+        """`(..., *i)` and `(*i, *o)` with all axes of a kind in one."""
         depth = math.prod(inputs.shape[-self.contracted_axes :])
         width = math.prod(self.projected_shape)
-        # One matrix product over all leading axes: faster than any einsum of the same meaning.
-        outputs = ops.matmul(ops.reshape(inputs, (-1, depth)), ops.reshape(self.kernel, (depth, width)))
+        return ops.reshape(inputs, (-1, depth)), ops.reshape(kernel, (depth, width))
+
+    def finish(self, outputs: Any, inputs: Any) -> Any:
+        """Bias, and all axes again."""
+        leading = ops.shape(inputs)[: len(inputs.shape) - self.contracted_axes]
         if self.bias is not None:
-            outputs = outputs + ops.reshape(self.bias, (width,))
+            outputs = outputs + ops.reshape(self.bias, (-1,))
         return ops.reshape(outputs, (*leading, *self.projected_shape))
+
+    def _int8_call(self, inputs: Any) -> Any:
+        """The product of integers, and the change of low rank."""
+        rows, matrix = self.as_matrices(inputs, self._kernel)
+        scale = ops.reshape(self.kernel_scale, (-1,))
+        outputs = product_of_integers(rows, matrix, scale, self.quantization_config, self.compute_dtype)
+        if self.lora_enabled:
+            _, change = self.as_matrices(inputs, self.change())
+            outputs = ops.cast(outputs + ops.matmul(rows, change), self.compute_dtype)
+        return self.finish(outputs, inputs)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The last axes replaced by the projected ones."""
@@ -129,6 +162,7 @@ class HeadProjection(LowRankAdaptation, keras.layers.Layer):
             "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            **self.quantization_description(),
         }
 
 

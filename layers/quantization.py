@@ -6,12 +6,12 @@ import keras
 from keras import ops
 
 
-def quantized(values: Any, axis: int, quantizer: Any = None) -> tuple[Any, Any]:
+def quantized(values: Any, axis: int | tuple, quantizer: Any = None) -> tuple[Any, Any]:
     """Integers from -127 to 127, and the scales by which the values were multiplied.
 
     Args:
         values: a tensor of floating-point numbers.
-        axis: the axis that shares a scale; it stays with length 1 in the scales.
+        axis: the axis or axes that share a scale; they stay with length 1 in the scales.
         quantizer: does it otherwise, if given: `quantizer(values, axis=axis) -> (integers, scales)`.
     """
     if quantizer is not None:
@@ -29,16 +29,51 @@ def check_mode(layer: Any, mode: str) -> None:
         )
 
 
+def product_of_integers(inputs: Any, integers: Any, scale: Any, config: Any, dtype: str) -> Any:
+    """The product of integers, `(s_x x) (s_W W)`, over both scales; its gradient is that of `x W`.
+
+    Args:
+        inputs: shape `(..., depth)`.
+        integers: s_W W, of shape `(depth, width)`.
+        scale: s_W, `(width,)`.
+        config: a `keras.quantizers.Int8QuantizationConfig`, or None; one without activation quantizer leaves
+            the inputs as they are.
+        dtype: of the outputs.
+
+    Returns:
+        Tensor `(..., width)`.
+    """
+
+    @ops.custom_gradient
+    def product(inputs: Any, integers: Any, scale: Any) -> tuple:
+        def gradient(*arguments: Any, upstream: Any = None) -> tuple:
+            if upstream is None:
+                (upstream,) = arguments
+            return ops.matmul(upstream, ops.transpose(ops.cast(integers, dtype) / scale)), None, None
+
+        total_scale = scale
+        if config is None or config.activation_quantizer:
+            inputs, input_scale = quantized(inputs, -1, config and config.activation_quantizer)
+            total_scale = scale * input_scale
+        return ops.cast(ops.matmul(inputs, integers), dtype) / total_scale, gradient
+
+    return product(inputs, ops.convert_to_tensor(integers), ops.convert_to_tensor(scale))
+
+
 class Quantizable:
     """Mixin for a layer one matrix of which, `matrix`, can be stored in eight bits.
 
-    A subclass sets `matrix` and `shared_axis`, the axis of the matrix that shares a scale; builds by
+    A subclass sets `matrix` and `shared_axis`, the axis or axes of the matrix that share a scale; builds by
     `quantized_build` where `quantization_mode` says so; and gives `_int8_call`, and for the file `change`,
     the matrix' change of low rank.
     """
 
     matrix: str
-    shared_axis: int
+    shared_axis: int | tuple
+
+    def scale_shape(self, shape: tuple) -> tuple:
+        """The scales' shape for a matrix of this shape, as in the file."""
+        return (shape[1 - self.shared_axis],)
 
     def quantized_build(self, shape: tuple, mode: str, config: Any = None) -> None:
         """Make the matrix of integers and its scales."""
@@ -49,7 +84,7 @@ class Quantizable:
         setattr(self, f"_{self.matrix}", matrix)
         scale = self.add_weight(
             name=f"{self.matrix}_scale",
-            shape=(shape[1 - self.shared_axis],),
+            shape=self.scale_shape(shape),
             initializer="ones",
             trainable=False,
         )
@@ -76,21 +111,35 @@ class Quantizable:
         self.quantization_config = config
         self.quantized_build(matrix.shape, mode, config)
         getattr(self, f"_{self.matrix}").assign(integers)
-        getattr(self, f"{self.matrix}_scale").assign(ops.squeeze(scales, self.shared_axis))
+        scale = getattr(self, f"{self.matrix}_scale")
+        scale.assign(ops.reshape(scales, scale.shape))
         if self.quantization_mode is None:
             self.dtype_policy = f"{mode}_from_{self.dtype_policy.name}"
 
     def dequantized(self) -> Any:
         """The matrix in floating-point numbers."""
-        scales = ops.expand_dims(getattr(self, f"{self.matrix}_scale"), self.shared_axis)
-        return ops.cast(getattr(self, f"_{self.matrix}"), self.compute_dtype) / scales
+        integers = getattr(self, f"_{self.matrix}")
+        shared = [self.shared_axis] if isinstance(self.shared_axis, int) else self.shared_axis
+        broadcast = [1 if axis in shared else size for axis, size in enumerate(integers.shape)]
+        scales = ops.reshape(getattr(self, f"{self.matrix}_scale"), broadcast)
+        return ops.cast(integers, self.compute_dtype) / scales
 
     def quantized_values(self) -> tuple[Any, Any]:
         """Integers and scales for a file, with the change of low rank merged in, if there is one."""
+        scale = getattr(self, f"{self.matrix}_scale")
         if not self.lora_enabled:
-            return getattr(self, f"_{self.matrix}"), getattr(self, f"{self.matrix}_scale")
+            return getattr(self, f"_{self.matrix}"), scale
         integers, scales = quantized(self.dequantized() + self.change(), self.shared_axis)
-        return integers, ops.squeeze(scales, self.shared_axis)
+        return integers, ops.reshape(scales, scale.shape)
+
+    def quantize_as(self, stored: Any) -> None:
+        """Be quantized if the matrix in a file is: a layer inside another is made without knowing it.
+
+        Args:
+            stored: the matrix in the file.
+        """
+        if self.quantization_mode is None and keras.backend.standardize_dtype(stored.dtype) == "int8":
+            self.quantize("int8", type_check=False)
 
     def quantization_description(self) -> dict:
         """The constructor's argument."""

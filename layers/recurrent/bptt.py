@@ -73,7 +73,7 @@ def simple_by_weights(x: Tensor, old: list, new: list, dz: list, weights: list) 
 def lstm_forward(x: Tensor, states: list, weights: list) -> tuple[list, list]:
     """The equations of `LSTMCell`, of `PeepholeLSTMCell` given a fourth weight; saves the gates."""
     kernel, recurrent, bias, *peephole = weights
-    h, c = states
+    h, c = states[0], states[1]
     z = ops.matmul(x, kernel) + ops.matmul(h, recurrent) + bias  # (B, 4 U)
     z_i, z_f, z_g, z_o = ops.split(z, 4, axis=1)
     if peephole:
