@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from .convolution import as_data_format
-from .quantization import Quantizable
+from .quantization import Quantizable, product_of_integers, quantized
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -172,6 +172,8 @@ class Embedding(Quantizable, keras.layers.Layer):
 
     def load_own_variables(self, store: dict) -> None:
         """Read the table; a change of low rank starts from none again."""
+        if "0" in store:
+            self.quantize_as(store["0"])
         if not self.lora_enabled:
             super().load_own_variables(store)
             return
@@ -251,6 +253,8 @@ class ReversibleEmbedding(Embedding):
         https://arxiv.org/abs/1608.05859
     """
 
+    matrix = "embeddings"
+
     def __init__(
         self,
         input_dim: int,
@@ -282,7 +286,7 @@ class ReversibleEmbedding(Embedding):
         if self.built:
             return
         super().build(input_shape)
-        if not self.tie_weights:
+        if not self.tie_weights and not self.quantization_mode:
             self._tracker.unlock()  # an adaptation of low rank has locked the layer's state
             initializer = self.embeddings_initializer
             self.reverse_embeddings = self.add_weight(
@@ -292,16 +296,57 @@ class ReversibleEmbedding(Embedding):
                 initializer=type(initializer).from_config(initializer.get_config()),
             )
 
+    def quantized_build(self, shape: tuple, mode: str, config: Any = None) -> None:
+        """Make the tables of integers and their scales."""
+        super().quantized_build(shape, mode, config)
+        if self.tie_weights:
+            return
+        if hasattr(self, "reverse_embeddings"):
+            del self.reverse_embeddings
+        self.reverse_embeddings = self.add_weight(
+            name="reverse_embeddings",
+            shape=(self.output_dim, self.input_dim),
+            initializer="zeros",
+            dtype="int8",
+            trainable=False,
+        )
+        self.reverse_embeddings_scale = self.add_weight(
+            name="reverse_embeddings_scale", shape=(self.input_dim,), initializer="ones", trainable=False
+        )
+
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> None:
+        """Store the tables in eight bits from now on; see `Quantizable.quantize`."""
+        reverse = None if self.tie_weights else self.reverse_embeddings.value
+        super().quantize(mode, type_check, config)
+        if reverse is not None:
+            integers, scales = quantized(reverse, 0, config and config.weight_quantizer)
+            self.reverse_embeddings.assign(integers)
+            self.reverse_embeddings_scale.assign(ops.squeeze(scales, 0))
+
     def call(self, inputs: Any, reverse: bool = False) -> Any:
         """Look the tokens up, or score them."""
         if not reverse:
             return super().call(inputs)
         dtype = self.reverse_dtype or self.compute_dtype
         kernel = ops.transpose(self.embeddings) if self.tie_weights else self.reverse_embeddings
-        logits = ops.matmul(ops.cast(inputs, dtype), ops.cast(kernel, dtype))  # (batch, ..., input_dim)
-        if self.logit_soft_cap is not None:
-            logits = self.logit_soft_cap * ops.tanh(logits / self.logit_soft_cap)
-        return logits
+        return self.capped(ops.matmul(ops.cast(inputs, dtype), ops.cast(kernel, dtype)))
+
+    def capped(self, logits: Any) -> Any:
+        """The logits `(batch, ..., input_dim)` within the cap, if there is one."""
+        if self.logit_soft_cap is None:
+            return logits
+        return self.logit_soft_cap * ops.tanh(logits / self.logit_soft_cap)
+
+    def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
+        """Look integers and scales up, or score by a product of integers."""
+        if not reverse:
+            return super()._int8_call(inputs)
+        if self.tie_weights:
+            integers, scale = ops.transpose(self._embeddings), self.embeddings_scale
+        else:
+            integers, scale = self.reverse_embeddings, self.reverse_embeddings_scale
+        logits = product_of_integers(inputs, integers, scale, self.quantization_config, self.compute_dtype)
+        return self.capped(logits)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """False where the token is 0, if `mask_zero`; scores have no mask, as in Keras."""
@@ -320,14 +365,24 @@ class ReversibleEmbedding(Embedding):
     def save_own_variables(self, store: dict) -> None:
         """Write the table, and R where it is not tied to it."""
         super().save_own_variables(store)
-        if self.built and not self.tie_weights:
-            store["1"] = self.reverse_embeddings
+        if self.built:
+            for index, variable in self.reverse_variables().items():
+                store[index] = variable
 
     def load_own_variables(self, store: dict) -> None:
         """Read the table and R."""
         super().load_own_variables(store)
-        if self.lora_enabled and not self.tie_weights:
-            self.reverse_embeddings.assign(store["1"])
+        if self.lora_enabled:
+            for index, variable in self.reverse_variables().items():
+                variable.assign(store[index])
+
+    def reverse_variables(self) -> dict:
+        """R and its scales, by their numbers in a file."""
+        if self.tie_weights:
+            return {}
+        if not self.quantization_mode:
+            return {"1": self.reverse_embeddings}
+        return {"2": self.reverse_embeddings, "3": self.reverse_embeddings_scale}
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""
