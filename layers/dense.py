@@ -41,6 +41,11 @@ class LowRankAdaptation:
             return self._kernel
         return ops.cast(self._kernel + self.change(), self.compute_dtype)
 
+    @property
+    def kernel_shape(self) -> tuple:
+        """The kernel's shape, however it is stored."""
+        return self._kernel.shape
+
     def change(self) -> Any:
         """The low-rank change of the kernel."""
         return self.lora_alpha / self.lora_rank * ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
@@ -78,7 +83,7 @@ class LowRankAdaptation:
             raise ValueError("lora is already enabled. This can only be done once per layer.")
         # Keras locks the state of a built layer; its own layers open it in the same way.
         self._tracker.unlock()
-        shape = self._kernel.shape
+        shape = self.kernel_shape
         for name, factor_shape, initializer in (
             ("lora_kernel_a", (*shape[:-1], rank), a_initializer),
             ("lora_kernel_b", (rank, shape[-1]), b_initializer),
@@ -100,15 +105,13 @@ class LowRankAdaptation:
 
     def saved_variables(self) -> list:
         """What a file holds: the adapted kernel as one, the bias, and the scales of a quantized kernel."""
-        bias = [] if self.bias is None else [self.bias]
-        return [self._kernel, *bias, *([self.kernel_scale] if self.quantization_mode else [])]
+        kernel, *rest = self.quantization_variables() if self.quantization_mode else [self._kernel]
+        return [kernel, *([] if self.bias is None else [self.bias]), *rest]
 
     def saved_values(self) -> list:
         """Their values, with the adaptation merged in."""
-        if not self.quantization_mode:
-            return [self.kernel, *self.saved_variables()[1:]]
-        integers, scales = self.quantized_values()
-        return [integers, *self.saved_variables()[1:-1], scales]
+        kernel, *rest = self.quantized_values() if self.quantization_mode else [self.kernel]
+        return [kernel, *([] if self.bias is None else [self.bias]), *rest]
 
     def save_own_variables(self, store: dict) -> None:
         """Write the kernel, with its adaptation merged in, and the bias."""
@@ -165,6 +168,7 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
         ValueError: if `units` is not a positive integer.
     """
 
+    modes = ("int8", "int4")
     matrix = "kernel"
     shared_axis = 0
 
@@ -204,6 +208,16 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
         self.input_spec = keras.InputSpec(min_ndim=2)
         self.supports_masking = True
 
+    @property
+    def kernel(self) -> Any:
+        """The kernel with its adaptation; of four bits, one integer a byte."""
+        return self.integers() if self.built and self.quantization_mode == "int4" else super().kernel
+
+    @property
+    def kernel_shape(self) -> tuple:
+        """`(inputs, units)`."""
+        return (self._kernel.shape[0], self.units)
+
     def build(self, input_shape: tuple) -> None:
         """Make W and b for inputs of this shape."""
         shape = (input_shape[-1], self.units)
@@ -240,10 +254,20 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
         return outputs if self.activation is None else self.activation(outputs)
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The product of integers, and the change of low rank."""
+        """The product of integers."""
         outputs = product_of_integers(
-            inputs, self._kernel, self.kernel_scale, self.quantization_config, self.compute_dtype
+            inputs, self.integers(), self.kernel_scale, self.quantization_config, self.compute_dtype
         )
+        return self.adapted(outputs, inputs)
+
+    def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The product with what the integers stand for, or, with an activation quantizer, of integers."""
+        if self.quantization_config and self.quantization_config.activation_quantizer:
+            return self._int8_call(inputs)
+        return self.adapted(ops.matmul(inputs, self.dequantized()), inputs)
+
+    def adapted(self, outputs: Any, inputs: Any) -> Any:
+        """The change of low rank, bias and activation."""
         if self.lora_enabled:
             outputs = ops.cast(outputs + self.changed(inputs), self.compute_dtype)
         return self.finish(outputs)

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from .convolution import as_data_format
+from .packing import of_groups, unpacked
 from .quantization import Quantizable, product_of_integers, quantized
 
 
@@ -40,6 +41,7 @@ class Embedding(Quantizable, keras.layers.Layer):
         Hu et al., LoRA, 2021, https://arxiv.org/abs/2106.09685, for `lora_rank`
     """
 
+    modes = ("int8", "int4")
     matrix = "embeddings"
     shared_axis = 1
 
@@ -107,6 +109,8 @@ class Embedding(Quantizable, keras.layers.Layer):
         """The table, with its low-rank change if there is one."""
         if not self.built:
             raise AttributeError("You must build the layer before accessing `embeddings`.")
+        if self.quantization_mode == "int4":
+            return self.integers()
         if not self.lora_enabled:
             return self._embeddings
         return ops.cast(self._embeddings + self.change(), self.compute_dtype)
@@ -170,6 +174,10 @@ class Embedding(Quantizable, keras.layers.Layer):
             for index, value in enumerate(values):
                 store[str(index)] = value
 
+    def saved_variables(self) -> list:
+        """What a file holds: the table, and what says what its integers mean."""
+        return self.quantization_variables() if self.quantization_mode else [self._embeddings]
+
     def load_own_variables(self, store: dict) -> None:
         """Read the table; a change of low rank starts from none again."""
         if "0" in store:
@@ -177,9 +185,8 @@ class Embedding(Quantizable, keras.layers.Layer):
         if not self.lora_enabled:
             super().load_own_variables(store)
             return
-        self._embeddings.assign(store["0"])
-        if self.quantization_mode:
-            self.embeddings_scale.assign(store["1"])
+        for index, variable in enumerate(self.saved_variables()):
+            variable.assign(store[str(index)])
         for factor in (self.lora_embeddings_a, self.lora_embeddings_b):
             factor.assign(ops.zeros(factor.shape))
 
@@ -194,7 +201,26 @@ class Embedding(Quantizable, keras.layers.Layer):
         if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
         rows = ops.cast(ops.take(self._embeddings, inputs, axis=0), self.compute_dtype)
-        outputs = rows / ops.expand_dims(ops.take(self.embeddings_scale, inputs, axis=0), -1)
+        return self.adapted(
+            rows / ops.expand_dims(ops.take(self.embeddings_scale, inputs, axis=0), -1), inputs
+        )
+
+    def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Look bytes, scales and zeros up, and unpack only those."""
+        if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
+            inputs = ops.cast(inputs, "int32")
+        table, scale, *groups = self.quantization_variables()
+        rows = unpacked(ops.take(table, inputs, axis=0), self.output_dim)
+        scale = ops.take(scale, inputs, axis=0)
+        if groups:
+            zero, group = groups
+            rows = of_groups(rows, scale, ops.take(zero, inputs, axis=0), group, -1, self.compute_dtype)
+        else:
+            rows = ops.cast(rows, self.compute_dtype) / ops.expand_dims(scale, -1)
+        return self.adapted(rows, inputs)
+
+    def adapted(self, outputs: Any, inputs: Any) -> Any:
+        """The change of low rank of the rows looked up."""
         if self.lora_enabled:
             change = ops.matmul(ops.take(self.lora_embeddings_a, inputs, axis=0), self.lora_embeddings_b)
             outputs = ops.cast(outputs + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
@@ -253,6 +279,7 @@ class ReversibleEmbedding(Embedding):
         https://arxiv.org/abs/1608.05859
     """
 
+    modes = ("int8",)
     matrix = "embeddings"
 
     def __init__(

@@ -1,31 +1,43 @@
-"""Weights of eight bits: `q = round(s w)` with `s = 127 / max |w|`, a scale for every column or row."""
+"""Weights of eight bits: `q = round(s w)` with `s = 127 / max |w|`, a scale for every column or row.
 
+Of four bits: likewise with 7, or in groups with zero points, see `packing`.
+"""
+
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
+from .packing import of_groups, packed, quantized_by_groups, unpacked
 
-def quantized(values: Any, axis: int | tuple, quantizer: Any = None) -> tuple[Any, Any]:
-    """Integers from -127 to 127, and the scales by which the values were multiplied.
+RANGES = {"int8": (-127, 127), "int4": (-8, 7)}
+
+
+def quantized(
+    values: Any, axis: int | tuple, quantizer: Any = None, value_range: tuple = RANGES["int8"]
+) -> tuple[Any, Any]:
+    """Integers of a range, and the scales by which the values were multiplied.
 
     Args:
         values: a tensor of floating-point numbers.
         axis: the axis or axes that share a scale; they stay with length 1 in the scales.
         quantizer: does it otherwise, if given: `quantizer(values, axis=axis) -> (integers, scales)`.
+        value_range: the least and the largest integer.
     """
     if quantizer is not None:
         return quantizer(values, axis=axis)
     values = ops.convert_to_tensor(values)
-    scales = 127 / (ops.max(ops.abs(values), axis=axis, keepdims=True) + keras.config.epsilon())
-    return ops.cast(ops.clip(ops.round(values * scales), -127, 127), "int8"), scales
+    scales = value_range[1] / (ops.max(ops.abs(values), axis=axis, keepdims=True) + keras.config.epsilon())
+    return ops.cast(ops.clip(ops.round(values * scales), *value_range), "int8"), scales
 
 
 def check_mode(layer: Any, mode: str) -> None:
     """Refuse the other modes."""
-    if mode != "int8":
+    if mode not in layer.modes:
         raise NotImplementedError(
-            f"Layer {type(layer).__name__} is quantized to 'int8' alone. Received: mode={mode!r}"
+            f"Layer {type(layer).__name__} is quantized to {' or '.join(layer.modes)} alone. "
+            f"Received: mode={mode!r}"
         )
 
 
@@ -61,13 +73,14 @@ def product_of_integers(inputs: Any, integers: Any, scale: Any, config: Any, dty
 
 
 class Quantizable:
-    """Mixin for a layer one matrix of which, `matrix`, can be stored in eight bits.
+    """Mixin for a layer one matrix of which, `matrix`, can be stored in few bits.
 
     A subclass sets `matrix` and `shared_axis`, the axis or axes of the matrix that share a scale; builds by
-    `quantized_build` where `quantization_mode` says so; and gives `_int8_call`, and for the file `change`,
-    the matrix' change of low rank.
+    `quantized_build` where `quantization_mode` says so; and gives `_int8_call` (and `_int4_call`, if
+    `modes` says so), and for the file `change`, the matrix' change of low rank.
     """
 
+    modes: tuple = ("int8",)
     matrix: str
     shared_axis: int | tuple
 
@@ -75,29 +88,44 @@ class Quantizable:
         """The scales' shape for a matrix of this shape, as in the file."""
         return (shape[1 - self.shared_axis],)
 
+    def group_size(self, config: Any) -> int | None:
+        """How many weights share a scale in int4; None for a whole column or row."""
+        size = getattr(config or self.dtype_policy, "block_size", None)
+        return None if size == -1 else size
+
     def quantized_build(self, shape: tuple, mode: str, config: Any = None) -> None:
-        """Make the matrix of integers and its scales."""
+        """Make the matrix of integers and its scales; of groups, also zeros and each place's group."""
         check_mode(self, mode)
-        matrix = self.add_weight(
-            name=self.matrix, shape=shape, initializer="zeros", dtype="int8", trainable=False
-        )
-        setattr(self, f"_{self.matrix}", matrix)
-        scale = self.add_weight(
-            name=f"{self.matrix}_scale",
-            shape=self.scale_shape(shape),
-            initializer="ones",
-            trainable=False,
-        )
-        setattr(self, f"{self.matrix}_scale", scale)
+        self.matrix_width = shape[-1]
+        stored_shape = (*shape[:-1], (shape[-1] + 1) // 2) if mode == "int4" else shape
+        self.add_fixed(f"_{self.matrix}", stored_shape, "int8")
+        size = self.group_size(config)
+        if size is None:
+            self.add_fixed(f"{self.matrix}_scale", self.scale_shape(shape))
+        else:
+            scale_shape = list(shape)
+            scale_shape[self.shared_axis] = math.ceil(shape[self.shared_axis] / size)
+            self.add_fixed(f"{self.matrix}_scale", scale_shape)
+            self.add_fixed(f"{self.matrix}_zero", scale_shape, "int8")
+            self.add_fixed("g_idx", (shape[self.shared_axis],))
+            self.g_idx.assign(ops.floor(ops.arange(shape[self.shared_axis], dtype="float32") / size))
         self._is_quantized = True
 
+    def add_fixed(self, name: str, shape: tuple, dtype: str | None = None) -> None:
+        """Make a weight that is not trained: integers from 0 on, scales from 1."""
+        initializer = "ones" if name.endswith("scale") else "zeros"
+        weight = self.add_weight(
+            name=name.lstrip("_"), shape=shape, initializer=initializer, dtype=dtype, trainable=False
+        )
+        setattr(self, name, weight)
+
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> None:
-        """Store the matrix in eight bits from now on; it is not trained any more.
+        """Store the matrix in few bits from now on; it is not trained any more.
 
         Args:
-            mode: "int8".
+            mode: "int8", or for some layers "int4".
             type_check: whether subclasses refuse, as they may use the matrix otherwise.
-            config: a `keras.quantizers.Int8QuantizationConfig`.
+            config: a `keras.quantizers.Int8QuantizationConfig` or `Int4QuantizationConfig`.
 
         Raises:
             NotImplementedError: for other modes, and for subclasses.
@@ -106,31 +134,55 @@ class Quantizable:
             raise self._not_implemented_error(self.quantize)
         check_mode(self, mode)
         matrix = getattr(self, f"_{self.matrix}")
-        integers, scales = quantized(matrix.value, self.shared_axis, config and config.weight_quantizer)
+        quantizer = config and config.weight_quantizer
+        values = self.stored_values(matrix.value, mode, self.group_size(config), quantizer)
         delattr(self, f"_{self.matrix}")
         self.quantization_config = config
         self.quantized_build(matrix.shape, mode, config)
-        getattr(self, f"_{self.matrix}").assign(integers)
-        scale = getattr(self, f"{self.matrix}_scale")
-        scale.assign(ops.reshape(scales, scale.shape))
+        for variable, value in zip(self.quantization_variables(), values, strict=False):
+            variable.assign(ops.reshape(value, variable.shape))
         if self.quantization_mode is None:
-            self.dtype_policy = f"{mode}_from_{self.dtype_policy.name}"
+            policy = f"int4/{self.group_size(config) or -1}" if mode == "int4" else mode
+            self.dtype_policy = f"{policy}_from_{self.dtype_policy.name}"
+
+    def stored_values(self, matrix: Any, mode: str, size: int | None, quantizer: Any = None) -> tuple:
+        """Integers as stored, scales, and of groups zeros, for a matrix of floating-point numbers."""
+        if size is None:
+            integers, *rest = quantized(matrix, self.shared_axis, quantizer, RANGES[mode])
+        else:
+            integers, *rest = quantized_by_groups(matrix, self.shared_axis, size)
+        return packed(integers) if mode == "int4" else integers, *rest
+
+    def quantization_variables(self) -> list:
+        """The matrix of integers, and all that says what they mean, as in the file."""
+        names = (f"_{self.matrix}", f"{self.matrix}_scale", f"{self.matrix}_zero", "g_idx")
+        return [getattr(self, name) for name in names if hasattr(self, name)]
+
+    def integers(self) -> Any:
+        """The matrix of integers, one in a byte."""
+        matrix = getattr(self, f"_{self.matrix}")
+        return unpacked(matrix, self.matrix_width) if self.quantization_mode == "int4" else matrix
 
     def dequantized(self) -> Any:
         """The matrix in floating-point numbers."""
-        integers = getattr(self, f"_{self.matrix}")
+        integers, (_, scale, *groups) = self.integers(), self.quantization_variables()
+        if groups:
+            return of_groups(integers, scale, *groups, self.shared_axis, self.compute_dtype)
         shared = [self.shared_axis] if isinstance(self.shared_axis, int) else self.shared_axis
         broadcast = [1 if axis in shared else size for axis, size in enumerate(integers.shape)]
-        scales = ops.reshape(getattr(self, f"{self.matrix}_scale"), broadcast)
-        return ops.cast(integers, self.compute_dtype) / scales
+        return ops.cast(integers, self.compute_dtype) / ops.reshape(scale, broadcast)
 
-    def quantized_values(self) -> tuple[Any, Any]:
-        """Integers and scales for a file, with the change of low rank merged in, if there is one."""
-        scale = getattr(self, f"{self.matrix}_scale")
+    def quantized_values(self) -> list:
+        """Those variables' values for a file, with the change of low rank merged in, if there is one."""
+        variables = self.quantization_variables()
         if not self.lora_enabled:
-            return getattr(self, f"_{self.matrix}"), scale
-        integers, scales = quantized(self.dequantized() + self.change(), self.shared_axis)
-        return integers, ops.reshape(scales, scale.shape)
+            return variables
+        size = self.group_size(self.quantization_config)
+        merged = self.stored_values(self.dequantized() + self.change(), self.quantization_mode, size)
+        return [
+            *(ops.reshape(value, variable.shape) for value, variable in zip(merged, variables, strict=False)),
+            *variables[len(merged) :],
+        ]
 
     def quantize_as(self, stored: Any) -> None:
         """Be quantized if the matrix in a file is: a layer inside another is made without knowing it.
@@ -138,7 +190,12 @@ class Quantizable:
         Args:
             stored: the matrix in the file.
         """
-        if self.quantization_mode is None and keras.backend.standardize_dtype(stored.dtype) == "int8":
+        is_int8 = keras.backend.standardize_dtype(stored.dtype) == "int8"
+        if (
+            self.quantization_mode is None
+            and is_int8
+            and stored.shape == getattr(self, f"_{self.matrix}").shape
+        ):
             self.quantize("int8", type_check=False)
 
     def quantization_description(self) -> dict:

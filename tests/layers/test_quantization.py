@@ -1,10 +1,13 @@
-"""Weights of eight bits, as Keras stores and uses them."""
+"""Weights of eight and four bits, as Keras stores and uses them."""
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import layers
+from layers.packing import packed, quantized_by_groups, unpacked
 from tests.layers.checking import numpy_of, outputs_and_gradients
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
@@ -44,6 +47,92 @@ def test_quantized_layer_is_that_of_keras(name, config):
     assert ours.dtype_policy.name == theirs.dtype_policy.name == "int8_from_float32"
     assert_same(ours, theirs, inputs)
     np.testing.assert_allclose(numpy_of(ours(inputs)), exact, atol=0.05)
+
+
+GROUPS = keras.quantizers.Int4QuantizationConfig
+FOUR_BITS = {
+    "default": None,
+    "groups of 4": GROUPS(block_size=4),
+    "columns": GROUPS(block_size=None),
+    "columns, activations too": GROUPS(
+        block_size=None,
+        activation_quantizer=keras.quantizers.AbsMaxQuantizer(axis=-1),
+    ),
+}
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("config", FOUR_BITS)
+@pytest.mark.parametrize("name", ["Dense", "Embedding"])
+def test_four_bits_are_those_of_keras(name, config, adapted):
+    ours, theirs, inputs = built_twins(name)
+    exact = numpy_of(ours(inputs))
+    for layer in (ours, theirs):
+        layer.quantize("int4", config=FOUR_BITS[config])
+    np.testing.assert_allclose(numpy_of(ours(inputs)), exact, atol=0.4)
+    if adapted:
+        for layer in (ours, theirs):
+            layer.enable_lora(2, b_initializer="ones")
+        for mine, other in zip(ours.trainable_weights, theirs.trainable_weights, strict=True):
+            mine.assign(other)
+    assert ours.dtype_policy.name == theirs.dtype_policy.name
+    assert_same(ours, theirs, inputs)
+    matrix = "kernel" if name == "Dense" else "embeddings"
+    if not adapted:
+        np.testing.assert_array_equal(
+            *(numpy_of(keras.ops.convert_to_tensor(getattr(layer, matrix))) for layer in (ours, theirs))
+        )
+    stores = [{}, {}]
+    for layer, store in zip((ours, theirs), stores, strict=True):
+        layer.save_own_variables(store)
+    assert list(stores[0]) == list(stores[1])
+    stored = [
+        {index: numpy_of(keras.ops.convert_to_tensor(value)) for index, value in store.items()}
+        for store in stores
+    ]
+    for index, mine in stored[0].items():
+        assert mine.dtype == stored[1][index].dtype
+        np.testing.assert_allclose(mine, stored[1][index], rtol=1e-5, atol=1e-6)
+    for layer in (ours, theirs):
+        layer.load_own_variables(stored[1])
+    assert_same(ours, theirs, inputs)
+
+
+@pytest.mark.parametrize("config", FOUR_BITS)
+@pytest.mark.parametrize("name", ["Dense", "Embedding"])
+def test_model_of_four_bits_reloads(name, config, tmp_path):
+    make, inputs = CASES[name]
+    model = keras.Sequential([keras.Input(inputs.shape[1:], dtype=inputs.dtype.name), make(layers)])
+    model.quantize("int4", config=FOUR_BITS[config])
+    model.save(tmp_path / "quantized.keras")
+    loaded = keras.saving.load_model(tmp_path / "quantized.keras")
+    np.testing.assert_array_equal(numpy_of(loaded(inputs)), numpy_of(model(inputs)))
+
+
+@pytest.mark.parametrize("name", ["Dense", "Embedding"])
+def test_made_of_four_bits(name):
+    ours, theirs, inputs = built_twins(name, dtype="int4/4_from_float32")
+    assert_same(ours, theirs, inputs)
+
+
+@pytest.mark.once
+@settings(deadline=None)
+@given(rows=st.integers(1, 3), width=st.integers(1, 7), data=st.data())
+def test_packing(rows, width, data):
+    count = rows * width
+    values = data.draw(st.lists(st.integers(-8, 7), min_size=count, max_size=count))
+    integers = np.array(values, "int8").reshape(rows, width)
+    pairs = packed(integers)
+    np.testing.assert_array_equal(numpy_of(pairs), numpy_of(keras.quantizers.pack_int4(integers, axis=-1)[0]))
+    np.testing.assert_array_equal(numpy_of(unpacked(pairs, width)), integers)
+
+
+def test_a_group_by_hand():
+    # scale (7 + 8) / 15 = 1, zero 8 - 8 = 0;  scale 1.5 / 15 = 0.1, zero 0 - 8
+    integers, scale, zero = quantized_by_groups(np.array([[-8.0, 7.0, 0.0, 1.5]]), axis=1, size=2)
+    np.testing.assert_array_equal(numpy_of(integers), [[-8, 7, -8, 7]])
+    np.testing.assert_allclose(numpy_of(scale), [[1.0, 0.1]], rtol=1e-6)
+    np.testing.assert_array_equal(numpy_of(zero), [[0, -8]])
 
 
 def test_scale_by_hand():
@@ -215,8 +304,8 @@ def test_what_is_refused():
         dense.quantize("int8")
     dense.build((None, 3))
     kernel = dense.get_weights()[0]
-    with pytest.raises(NotImplementedError, match="'int8' alone"):
-        dense.quantize("int4")
+    with pytest.raises(NotImplementedError, match="int8 or int4 alone"):
+        dense.quantize("float8")
     np.testing.assert_array_equal(dense.get_weights()[0], kernel)
     larger.build((None, 3))
     with pytest.raises(NotImplementedError, match="quantize"):
