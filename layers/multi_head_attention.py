@@ -47,7 +47,9 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         Tensor `(..., *o)`.
     """
 
+    modes = ("int8", "int4")
     matrix = "kernel"
+    shared_axis = 0
 
     def __init__(
         self,
@@ -76,17 +78,33 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.set_adaptation(lora_rank=None, lora_alpha=None)
         self.quantization_config = quantization_config
-        self.shared_axis = tuple(range(contracted_axes))
         self.supports_masking = True
 
-    def scale_shape(self, shape: tuple) -> tuple:
-        """Keras' scales are those of the output, `(1, ..., *o)`."""
+    @property
+    def kernel_shape(self) -> tuple:
+        """`(*i, *o)`, however the kernel is stored."""
+        return (*self.contracted_shape, *self.projected_shape)
+
+    def flat(self, matrix: Any) -> Any:
+        """`(*i, *o)` with all axes of a kind in one."""
+        return ops.reshape(matrix, (math.prod(self.contracted_shape), math.prod(self.projected_shape)))
+
+    def quantized_build(self, shape: tuple, mode: str, config: Any = None) -> None:
+        """Make the kernel of integers, of four bits as a matrix."""
+        if mode == "int4":
+            shape = (math.prod(self.contracted_shape), math.prod(self.projected_shape))
+        super().quantized_build(shape, mode, config)
+
+    def scale_shape(self, shape: tuple, mode: str) -> tuple:
+        """Keras' scales of eight bits are those of the output, `(1, ..., *o)`."""
+        if mode == "int4":
+            return super().scale_shape(shape, mode)
         return (*[1] * self.leading_axes, *self.projected_shape)
 
     def build(self, input_shape: tuple) -> None:
         """Make `kernel` `(*i, *o)` and `bias` `(*o,)`."""
         self.leading_axes = len(input_shape) - self.contracted_axes
-        contracted = tuple(input_shape[-self.contracted_axes :])
+        contracted = self.contracted_shape = tuple(input_shape[-self.contracted_axes :])
         shape = contracted + self.projected_shape
         initializer = self.kernel_initializer
         if isinstance(initializer, keras.initializers.VarianceScaling) and initializer.input_axes is None:
@@ -117,15 +135,12 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """`(..., *i) -> (..., *o)`."""
-        rows, matrix = self.as_matrices(inputs, self.kernel)
         # One matrix product over all leading axes: faster than any einsum of the same meaning.
-        return self.finish(ops.matmul(rows, matrix), inputs)
+        return self.finish(ops.matmul(self.rows(inputs), self.flat(self.kernel)), inputs)
 
-    def as_matrices(self, inputs: Any, kernel: Any) -> tuple[Any, Any]:
-        """`(..., *i)` and `(*i, *o)` with all axes of a kind in one."""
-        depth = math.prod(inputs.shape[-self.contracted_axes :])
-        width = math.prod(self.projected_shape)
-        return ops.reshape(inputs, (-1, depth)), ops.reshape(kernel, (depth, width))
+    def rows(self, inputs: Any) -> Any:
+        """`(..., *i)` as a matrix."""
+        return ops.reshape(inputs, (-1, math.prod(inputs.shape[-self.contracted_axes :])))
 
     def finish(self, outputs: Any, inputs: Any) -> Any:
         """Bias, and all axes again."""
@@ -135,13 +150,27 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         return ops.reshape(outputs, (*leading, *self.projected_shape))
 
     def _int8_call(self, inputs: Any) -> Any:
-        """The product of integers, and the change of low rank."""
-        rows, matrix = self.as_matrices(inputs, self._kernel)
-        scale = ops.reshape(self.kernel_scale, (-1,))
-        outputs = product_of_integers(rows, matrix, scale, self.quantization_config, self.compute_dtype)
+        """The product of integers."""
+        outputs = product_of_integers(
+            self.rows(inputs),
+            self.flat(self.integers()),
+            ops.reshape(self.kernel_scale, (-1,)),
+            self.quantization_config,
+            self.compute_dtype,
+        )
+        return self.adapted(outputs, inputs)
+
+    def _int4_call(self, inputs: Any) -> Any:
+        """The product with what the integers stand for, or, with an activation quantizer, of integers."""
+        if self.quantization_config and self.quantization_config.activation_quantizer:
+            return self._int8_call(inputs)
+        return self.adapted(ops.matmul(self.rows(inputs), self.dequantized()), inputs)
+
+    def adapted(self, outputs: Any, inputs: Any) -> Any:
+        """The change of low rank, bias and all axes again."""
         if self.lora_enabled:
-            _, change = self.as_matrices(inputs, self.change())
-            outputs = ops.cast(outputs + ops.matmul(rows, change), self.compute_dtype)
+            change = ops.matmul(self.rows(inputs), self.flat(self.change()))
+            outputs = ops.cast(outputs + change, self.compute_dtype)
         return self.finish(outputs, inputs)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:

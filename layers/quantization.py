@@ -15,13 +15,13 @@ RANGES = {"int8": (-127, 127), "int4": (-8, 7)}
 
 
 def quantized(
-    values: Any, axis: int | tuple, quantizer: Any = None, value_range: tuple = RANGES["int8"]
+    values: Any, axis: int, quantizer: Any = None, value_range: tuple = RANGES["int8"]
 ) -> tuple[Any, Any]:
     """Integers of a range, and the scales by which the values were multiplied.
 
     Args:
         values: a tensor of floating-point numbers.
-        axis: the axis or axes that share a scale; they stay with length 1 in the scales.
+        axis: the axis that shares a scale; it stays with length 1 in the scales.
         quantizer: does it otherwise, if given: `quantizer(values, axis=axis) -> (integers, scales)`.
         value_range: the least and the largest integer.
     """
@@ -75,17 +75,21 @@ def product_of_integers(inputs: Any, integers: Any, scale: Any, config: Any, dty
 class Quantizable:
     """Mixin for a layer one matrix of which, `matrix`, can be stored in few bits.
 
-    A subclass sets `matrix` and `shared_axis`, the axis or axes of the matrix that share a scale; builds by
+    A subclass sets `matrix` and `shared_axis`, the axis of the matrix that shares a scale; builds by
     `quantized_build` where `quantization_mode` says so; and gives `_int8_call` (and `_int4_call`, if
     `modes` says so), and for the file `change`, the matrix' change of low rank.
     """
 
     modes: tuple = ("int8",)
     matrix: str
-    shared_axis: int | tuple
+    shared_axis: int
 
-    def scale_shape(self, shape: tuple) -> tuple:
-        """The scales' shape for a matrix of this shape, as in the file."""
+    def flat(self, matrix: Any) -> Any:
+        """The matrix with two axes, where a layer's has more."""
+        return matrix
+
+    def scale_shape(self, shape: tuple, mode: str) -> tuple:
+        """The shape of the scales of a matrix of this shape, as in the file."""
         return (shape[1 - self.shared_axis],)
 
     def group_size(self, config: Any) -> int | None:
@@ -101,7 +105,7 @@ class Quantizable:
         self.add_fixed(f"_{self.matrix}", stored_shape, "int8")
         size = self.group_size(config)
         if size is None:
-            self.add_fixed(f"{self.matrix}_scale", self.scale_shape(shape))
+            self.add_fixed(f"{self.matrix}_scale", self.scale_shape(shape, mode))
         else:
             scale_shape = list(shape)
             scale_shape[self.shared_axis] = math.ceil(shape[self.shared_axis] / size)
@@ -135,7 +139,7 @@ class Quantizable:
         check_mode(self, mode)
         matrix = getattr(self, f"_{self.matrix}")
         quantizer = config and config.weight_quantizer
-        values = self.stored_values(matrix.value, mode, self.group_size(config), quantizer)
+        values = self.stored_values(self.flat(matrix.value), mode, self.group_size(config), quantizer)
         delattr(self, f"_{self.matrix}")
         self.quantization_config = config
         self.quantized_build(matrix.shape, mode, config)
@@ -165,12 +169,11 @@ class Quantizable:
 
     def dequantized(self) -> Any:
         """The matrix in floating-point numbers."""
-        integers, (_, scale, *groups) = self.integers(), self.quantization_variables()
+        integers, (_, scale, *groups) = self.flat(self.integers()), self.quantization_variables()
         if groups:
             return of_groups(integers, scale, *groups, self.shared_axis, self.compute_dtype)
-        shared = [self.shared_axis] if isinstance(self.shared_axis, int) else self.shared_axis
-        broadcast = [1 if axis in shared else size for axis, size in enumerate(integers.shape)]
-        return ops.cast(integers, self.compute_dtype) / ops.reshape(scale, broadcast)
+        scale = ops.expand_dims(ops.reshape(scale, (-1,)), self.shared_axis)
+        return ops.cast(integers, self.compute_dtype) / scale
 
     def quantized_values(self) -> list:
         """Those variables' values for a file, with the change of low rank merged in, if there is one."""
@@ -178,7 +181,8 @@ class Quantizable:
         if not self.lora_enabled:
             return variables
         size = self.group_size(self.quantization_config)
-        merged = self.stored_values(self.dequantized() + self.change(), self.quantization_mode, size)
+        matrix = self.dequantized() + self.flat(self.change())
+        merged = self.stored_values(matrix, self.quantization_mode, size)
         return [
             *(ops.reshape(value, variable.shape) for value, variable in zip(merged, variables, strict=False)),
             *variables[len(merged) :],
