@@ -185,9 +185,8 @@ def elu(x: Any, alpha: float = 1.0) -> Any:
     """Exponential linear unit: f(x) = x for x > 0, alpha * (exp(x) - 1) otherwise (Clevert et al. 2015)."""
     x = ops.convert_to_tensor(x)
     positive = _positive_part(x)
-    # The exponential sees min(x, 0): it cannot overflow, nor spoil the gradient of the other branch. Not
-    # x - positive, which is no number at infinity.
-    return positive + alpha * ops.expm1(ops.where(x > 0, 0.0, x))
+    # The exponential sees min(x, 0): it cannot overflow, nor spoil the gradient of the other branch.
+    return positive + alpha * ops.expm1(x - positive)
 
 
 @_derivative_of(elu)
@@ -268,8 +267,8 @@ _ACTIVATIONS["swish"] = silu
 def softplus(x: Any) -> Any:
     """f(x) = log(1 + exp(x)), computed as max(x, 0) + log(1 + exp(-|x|)): no overflow, no lost tail."""
     x = ops.convert_to_tensor(x)
-    # Not x - 2 max(x, 0), which is no number at infinity.
-    return _positive_part(x) + ops.log1p(ops.exp(ops.where(x > 0, -x, x)))
+    positive = _positive_part(x)
+    return positive + ops.log1p(ops.exp(x - 2.0 * positive))
 
 
 @_derivative_of(softplus)
