@@ -17,6 +17,7 @@ FEATURES = (32, 128, 256)
 CASES = {
     "Dense": LayerStep(lambda m: m.Dense(256, activation="relu"), FEATURES),
     "Conv2D": LayerStep(lambda m: m.Conv2D(16, 3, padding="same"), IMAGES),
+    "Conv2D in groups": LayerStep(lambda m: m.Conv2D(16, 3, padding="same", groups=4), IMAGES),
     "DepthwiseConv2D": LayerStep(lambda m: m.DepthwiseConv2D(3, padding="same"), IMAGES),
     "Conv2DTranspose": LayerStep(lambda m: m.Conv2DTranspose(16, 3, 2, padding="same"), (128, 16, 16, 16)),
     "MaxPooling2D": LayerStep(lambda m: m.MaxPooling2D(2), IMAGES),
