@@ -54,10 +54,10 @@ def build_chain(chain: list, input_shape: tuple) -> list:
     return chain
 
 
-def run_chain(chain: list, inputs: Any) -> Any:
-    """Apply layers and functions that follow each other; Keras hands `training` down to each layer."""
+def run_chain(chain: list, inputs: Any, training: bool | None) -> Any:
+    """Apply layers and functions that follow each other; only layers are told whether this is training."""
     for step in chain:
-        inputs = step(inputs)
+        inputs = step(inputs, training=training) if isinstance(step, keras.Layer) else step(inputs)
     return inputs
 
 
@@ -160,20 +160,21 @@ class ResidualBlock(ConvolutionalBlock):
         projects = self.shortcut == "projection" and changes
         self.projection = build_chain(self.make_projection(), input_shape) if projects else []
 
-    def add_shortcut(self, outputs: Any, inputs: Any, projected: Any) -> Any:
+    def add_shortcut(self, outputs: Any, inputs: Any, projected: Any, training: bool | None) -> Any:
         """The branch's outputs and the shortcut's.
 
         Args:
             outputs: the branch's outputs, (batch, height', width', channels).
             inputs: the block's inputs, which an identity shortcut takes.
             projected: what a projection takes.
+            training: whether branches are dropped and a projection uses the batch's statistics.
         """
         if self.shortcut == "none":
             return outputs
         if self.drop is not None:
-            outputs = self.drop(outputs)
+            outputs = self.drop(outputs, training=training)
         if self.projection:
-            return outputs + run_chain(self.projection, projected)
+            return outputs + run_chain(self.projection, projected, training)
         return outputs + subsampled_and_padded(inputs, self.strides, self.width)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -193,10 +194,10 @@ class ResidualBlock(ConvolutionalBlock):
 class PostActivationBlock(ResidualBlock):
     """Blocks that add the shortcut and then apply the activation."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the block."""
-        outputs = run_chain(self.branch, inputs)  # (batch, height', width', channels)
-        return self.activation(self.add_shortcut(outputs, inputs, inputs))
+        outputs = run_chain(self.branch, inputs, training)  # (batch, height', width', channels)
+        return self.activation(self.add_shortcut(outputs, inputs, inputs, training))
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -328,10 +329,10 @@ class PreActivationBlock(ResidualBlock):
         """A convolution alone: what it takes is normalized already."""
         return [self.convolution(self.width, 1, self.strides)]
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the block."""
-        activated = run_chain(self.branch[:2], inputs)
-        return self.add_shortcut(run_chain(self.branch[2:], activated), inputs, activated)
+        activated = run_chain(self.branch[:2], inputs, training)
+        return self.add_shortcut(run_chain(self.branch[2:], activated, training), inputs, activated, training)
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -394,11 +395,11 @@ class DenseBlock(ConvolutionalBlock):
             for number in range(self.depth)
         ]
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the block."""
         features = inputs
         for number, step in enumerate(self.steps):
-            new = run_chain([*step, *self.dropouts[number : number + 1]], features)
+            new = run_chain([*step, *self.dropouts[number : number + 1]], features, training)
             features = ops.concatenate([features, new], axis=-1)
         return features
 
@@ -462,9 +463,9 @@ class TransitionBlock(ConvolutionalBlock):
         ]
         self.chain = build_chain(chain, input_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the block."""
-        return run_chain(self.chain, inputs)
+        return run_chain(self.chain, inputs, training)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Half the image, fewer channels."""
@@ -546,9 +547,9 @@ class InceptionModule(ConvolutionalBlock):
         ]
         self.paths = [build_chain(path, input_shape) for path in paths]
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the module."""
-        return ops.concatenate([run_chain(path, inputs) for path in self.paths], axis=-1)
+        return ops.concatenate([run_chain(path, inputs, training) for path in self.paths], axis=-1)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The input's shape with all paths' channels."""
@@ -722,12 +723,12 @@ class InvertedResidual(ConvolutionalBlock):
         self.branch = build_chain(self.make_branch(input_shape[-1]), input_shape)
         self.joins = self.strides == 1 and input_shape[-1] == self.filters
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the block."""
-        outputs = run_chain(self.branch, inputs)  # (batch, height', width', filters)
+        outputs = run_chain(self.branch, inputs, training)  # (batch, height', width', filters)
         if not self.joins:
             return outputs
-        return inputs + (outputs if self.drop is None else self.drop(outputs))
+        return inputs + (outputs if self.drop is None else self.drop(outputs, training=training))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """(batch, ceil(height / strides), ceil(width / strides), filters)."""

@@ -36,8 +36,9 @@ import numpy as np
 
 import layers
 from recipes import engine
-from recipes.engine import launch
-from recipes.engine.config import TrainingConfig
+from recipes.engine import gradients, launch
+from recipes.engine.config import BlocksConfig
+from recipes.engine.errors import usage_error
 
 # Customary peak learning rates to start from; they were not tuned, so that a fair comparison sweeps them.
 LEARNING_RATES = {
@@ -54,10 +55,10 @@ LEARNING_RATES = {
 
 
 @dataclass(frozen=True)
-class Config(TrainingConfig):
+class Config(BlocksConfig):
     """What can be varied."""
 
-    VALUES = TrainingConfig.VALUES | {
+    VALUES = BlocksConfig.VALUES | {
         "augment",
         "epochs",
         "initializer",
@@ -107,6 +108,11 @@ class Config(TrainingConfig):
     augment: bool = True
     """Random crop out of the image padded by 4 pixels, and random mirror image."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.remat and self.model == "small":
+            raise usage_error("--remat computes blocks again, and --model small has none: choose a resnet")
+
     @classmethod
     def small(cls, **changes: Any) -> Self:
         """A few seconds on the built-in digits."""
@@ -127,7 +133,10 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
     logits = layers.Dense(
         len(data.labels), kernel_initializer=_initializer("glorot_uniform"), dtype="float32"
     )(x)
-    return keras.Model(inputs, logits, name=config.model)
+    model = keras.Model(inputs, logits, name=config.model)
+    if config.remat:
+        gradients.recompute_blocks(model)
+    return model
 
 
 def _convolution(config: Config, x: Any, filters: int, name: str | None = None) -> Any:

@@ -53,6 +53,7 @@ from keras import ops
 import layers
 from recipes import engine
 from recipes.engine import gradients, launch, writing
+from recipes.engine.config import BlocksConfig
 from recipes.engine.data import text as texts
 from recipes.engine.errors import usage_error
 
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config(writing.WritingConfig):
+class Config(BlocksConfig, writing.WritingConfig):
     """Settings of the network and its training."""
 
     VALUES = writing.WritingConfig.VALUES | {"epochs", "steps", "warmup", "weight_decay"}
@@ -96,8 +97,6 @@ class Config(writing.WritingConfig):
     """How the network knows places: added to the embeddings (the first two), or inside the attention."""
     tie: bool = True
     """Whether the readout is the transpose of the embedding."""
-    remat: bool = False
-    """Keep no activations inside of blocks for the backward pass, but compute them again: less memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,8 +215,8 @@ def build_model(config: Config, characters: int) -> keras.Model:
             block.feed_forward.output_dense.kernel,
         ):
             kernel.assign(kernel / (2 * config.layers) ** 0.5)
-        if config.remat:
-            gradients.recompute(block)
+    if config.remat:
+        gradients.recompute_blocks(model)
     return model
 
 

@@ -143,6 +143,14 @@ class TrainingConfig(ResumableConfig):
             raise usage_error(f"--ema must lie between 0 and 1, not {self.ema}")
 
 
+@dataclass(frozen=True)
+class BlocksConfig(TrainingConfig):
+    """What every recipe can be told whose network is a row of blocks, layers with layers within."""
+
+    remat: bool = False
+    """Keep no activations inside of blocks for the backward pass, but compute them again: less memory."""
+
+
 def refuse(config: RunConfig, names: Collection[str], why: str) -> None:
     """Refuse the flags that a recipe cannot honour: fields of these names must have their default values.
 

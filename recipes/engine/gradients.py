@@ -195,6 +195,13 @@ def recompute(layer: keras.Layer) -> None:
     layer.__dict__["call"] = call
 
 
+def recompute_blocks(model: keras.Model) -> None:
+    """`recompute` every layer of a model that has layers within."""
+    for layer in model.layers:
+        if any(layer._flatten_layers(include_self=False)):
+            recompute(layer)
+
+
 # The JAX step that is being traced: its scope, and the variables it knows.
 _traced: list[tuple[keras.StatelessScope, list]] = []
 

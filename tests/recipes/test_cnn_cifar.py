@@ -143,6 +143,18 @@ def test_activation_and_initializer_reach_every_convolution(images):
             np.testing.assert_allclose(matrix.T @ matrix, np.eye(matrix.shape[1]), atol=1e-4)
 
 
+@pytest.mark.once
+def test_remat_recomputes_the_residual_blocks(images, monkeypatch):
+    calls, remat = [], keras.remat
+    monkeypatch.setattr(keras, "remat", lambda function: calls.append(1) or remat(function))
+    for asked, count in ((False, 0), (True, 9)):
+        network = cnn_cifar.build_model(cnn_cifar.Config(model="resnet20", remat=asked), images)
+        network(images.train.x, training=True)
+        assert len(calls) == count
+    with pytest.raises(RecipeError, match="--model small has none: choose a resnet"):
+        cnn_cifar.Config(remat=True)
+
+
 @pytest.mark.parametrize("optimizer", cnn_cifar.LEARNING_RATES)
 def test_every_optimizer_takes_a_step(optimizer, images):
     config = cnn_cifar.Config(optimizer=optimizer, schedule="constant")

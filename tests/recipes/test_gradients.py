@@ -2,9 +2,22 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
+import layers
 from recipes.engine import gradients
+
+
+BLOCKS = {
+    "basic": lambda: layers.BasicBlock(6, 2, shortcut="projection", drop_rate=0.3),
+    "bottleneck": lambda: layers.Bottleneck(3, shortcut="projection"),
+    "pre-activation": lambda: layers.PreActivationBlock(6, drop_rate=0.3),
+    "dense": lambda: layers.DenseBlock(2, 3, dropout_rate=0.3),
+    "transition": lambda: layers.TransitionBlock(),
+    "inception": lambda: layers.InceptionModule(2, 2, 3, 2, 3, 2, batch_normalization=True),
+    "inverted": lambda: layers.MBConv(3, drop_rate=0.3),
+}
 
 
 def as_numpy(nest):
@@ -131,3 +144,40 @@ def test_second_order_through_our_batch_normalization(rng):
     )
     numeric = (plus - minus) / (2 * h)
     assert abs(numeric - (as_numpy(gradient) * direction).sum()) < 0.02 * max(1, abs(numeric))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_recomputed_blocks_learn_the_same(block, monkeypatch, rng):
+    """Losses, weights, batch statistics, moved once a step, and random numbers, after three steps."""
+    images, targets = (rng.normal(1.0, size=n).astype("float32") for n in ((8, 4, 4, 3), (8, 1)))
+    calls, remat = [], keras.remat
+    monkeypatch.setattr(keras, "remat", lambda function: calls.append(1) or remat(function))
+
+    def learned(recomputed):
+        keras.utils.set_random_seed(1)
+        head = [layers.GlobalAveragePooling2D(), layers.Dense(1)]
+        model = keras.Sequential([keras.Input((4, 4, 3)), BLOCKS[block](), *head])
+        if recomputed:
+            gradients.recompute_blocks(model)
+        optimizer = layers.optimizers.SGD(0.1, momentum=0.9)
+        optimizer.build(model.trainable_variables)
+
+        def step(x, y):
+            value, slopes = gradients.by_variables(
+                lambda: ops.mean(ops.square(y - model(x, training=True))), model.trainable_variables
+            )
+            gradients.update(optimizer, slopes)
+            return value
+
+        step = gradients.compiled_step(step, [*model.variables, *optimizer.variables])
+        losses = [float(step(*map(ops.convert_to_tensor, (images, targets)))) for _ in range(3)]
+        return losses, {variable.path: ops.convert_to_numpy(variable) for variable in model.variables}
+
+    losses, kept = learned(recomputed=False)
+    assert not calls
+    again, recomputed = learned(recomputed=True)
+    assert calls
+    np.testing.assert_allclose(again, losses, rtol=1e-5)
+    assert any("moving_mean" in path and np.abs(value).max() > 5e-3 for path, value in kept.items())
+    for one, other in zip(kept.values(), recomputed.values(), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
