@@ -8,7 +8,6 @@ from keras import ops
 import layers
 from recipes.engine import gradients
 
-
 BLOCKS = {
     "basic": lambda: layers.BasicBlock(6, 2, shortcut="projection", drop_rate=0.3),
     "bottleneck": lambda: layers.Bottleneck(3, shortcut="projection"),
