@@ -86,24 +86,28 @@ def looking(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], dict[str, 
     layers_ = list(weighted(model))
     watched = [layer for layer in model._flatten_layers() if _is_inner(layer, model)]
 
-    def loss(trainable: list, others: list, x: Any, y: Any) -> tuple[Any, dict]:
-        values = [*trainable, *others]
-        variables = [*model.trainable_variables, *model.non_trainable_variables]
-        scope = keras.StatelessScope(list(zip(variables, values, strict=True)), collect_losses=True)
-        with scope, outputs_of(watched) as seen:
-            value = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
-        called = [layer for layer in watched if id(layer) in seen]
-        return value, {layer.name: _activation_summary(layer, seen[id(layer)]) for layer in called}
+    def step(x: Any, y: Any) -> tuple[dict, list]:
+        def loss() -> tuple[Any, dict]:
+            # Their values go in, but what becomes of them (batch statistics, seeds) stays here.
+            scope = keras.StatelessScope([(v, v.value) for v in variables], collect_losses=True)
+            with scope, outputs_of(watched) as seen:
+                value = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
+            return value, {id(layer): seen[id(layer)] for layer in watched if id(layer) in seen}
 
-    step = gradients.compiled(gradients.value_and_grad(loss, has_aux=True))
+        (_, seen), slopes = gradients.by_variables(loss, model.trainable_variables, has_aux=True)
+        summary = {
+            layer.name: _activation_summary(layer, seen[id(layer)]) for layer in watched if id(layer) in seen
+        }
+        return summary, [ops.sum(ops.square(ops.cast(slope, "float32"))) for slope in slopes]
+
+    variables = model.variables
+    step = gradients.compiled_step(step, variables)
     places = {id(variable): index for index, variable in enumerate(model.trainable_variables)}
 
     def look(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-        (_, summary), slopes = step(
-            *gradients.variables_of(model), ops.convert_to_tensor(x), ops.convert_to_tensor(y)
-        )
+        summary, squares = step(x, y)
+        squares = [float(square) for square in squares]
         values = {}
-        squares = [float(ops.sum(ops.square(ops.cast(slope, "float32")))) for slope in slopes]
         values["grad_norm/global"] = sum(squares) ** 0.5
         for layer in layers_:
             own = [squares[places[id(variable)]] for variable in layer.trainable_variables]
@@ -197,8 +201,8 @@ def _activation_summary(layer: keras.Layer, outputs: Any) -> dict[str, Any]:
     if name in CAN_DIE:
         # A unit is a channel: what is shared by all examples and positions.
         units = ops.reshape(values, (-1, values.shape[-1]))
-        alive = ops.any(ops.not_equal(units, 0), axis=0)
-        summary["dead"] = 1 - ops.mean(ops.cast(alive, "float32"))
+        silent = ops.equal(ops.sum(ops.abs(units), axis=0), 0)
+        summary["dead"] = ops.mean(ops.cast(silent, "float32"))
     return summary
 
 
