@@ -101,9 +101,10 @@ def attempt(
     try:
         return save(folder, label, arrays, facts)
     except OSError as error:
+        older = any(not path.name.startswith("best-") for path in folder.rglob("*.npz"))
+        otherwise = "and could be resumed from the one before" if older else "but cannot be resumed"
         print(
-            f"warning: no checkpoint {of_what} ({error.strerror}): the run goes on, "
-            "and could be resumed from the one before",
+            f"warning: no checkpoint {of_what} ({error.strerror}): the run goes on, {otherwise}",
             file=sys.stderr,
         )
         return None

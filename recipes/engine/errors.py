@@ -37,6 +37,8 @@ def usage_error(message: str) -> RecipeError:
 def unknown(kind: str, name: str, known: Iterable[str]) -> RecipeError:
     """The error for a name that does not exist, naming the nearest one that does."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    # What holds the name (float16: mixed_float16) is nearer than what has as many letters (float32).
+    near = sorted((one for one in known if len(name) > 2 and name in one), key=len)
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return usage_error(f"unknown {kind} '{name}': {hint}choose from {', '.join(known)}")

@@ -19,7 +19,8 @@ def learning_curves(history: History, title: str = "") -> Figure:
     """
     families = sorted({name.split("/", 1)[1] for name in history if name.startswith(("train/", "val/"))})
     panels = [*families, "lr"] if "lr" in history else families
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    # A run that failed at once has no panels, but a title.
+    figure = Figure(figsize=(4.2 * max(1, len(panels)), 3.4), layout="constrained")
     for index, family in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         for name, style in ((f"train/{family}", "-"), (f"val/{family}", "o-"), (family, "-")):

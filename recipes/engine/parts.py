@@ -71,8 +71,9 @@ class Part:
         arrays = dict(compute())
         if saves:
             self.flush()
-            checkpoints.attempt(folder, label, arrays, {"history": self.history}, f"of {self.name}")
-            checkpoints.prune(folder / self.name, "step", keep=0)
+            facts = {"history": self.history}
+            if checkpoints.attempt(folder, label, arrays, facts, f"of {self.name}"):
+                checkpoints.prune(folder / self.name, "step", keep=0)
         return arrays
 
     @property

@@ -68,7 +68,7 @@ class Store:
         """Make a run; its identifier, and what was delivered before, a sentence each."""
         from mlflow.entities import Param
 
-        with _refusals():
+        with refusals():
             delivered = deliver(self.client)
             experiment_id = experiment_of(self.client, self.uri, experiment)
             run = self.client.create_run(experiment_id, run_name=run_name, tags=tags)
@@ -78,7 +78,7 @@ class Store:
     def look_up(self, run_id: str) -> Recorded:
         """What is known of a run."""
         found = find(self.client, self.uri, run_id)
-        with _refusals():
+        with refusals():
             experiment = self.client.get_experiment(found.info.experiment_id).name
         return Recorded(found.info.status, experiment, found.data.params, found.data.tags)
 
@@ -86,7 +86,7 @@ class Store:
         self, run_id: str, tags: Mapping[str, str]
     ) -> tuple[dict[str, list[tuple[int, float]]], list[str]]:
         """Have a run be RUNNING again, with these tags; its curves, and what was delivered before."""
-        with _refusals():
+        with refusals():
             delivered = deliver(self.client)
             known = self.client.get_run(run_id).data
             history = {
@@ -101,22 +101,22 @@ class Store:
 
     def log_batch(self, run_id: str, points: Sequence[Point], tags: Mapping[str, str]) -> None:
         """Add points to curves, and set tags."""
-        with _refusals():
+        with refusals():
             _log_batch(self.client, run_id, points, tags)
 
     def log_artifact(self, run_id: str, path: str, folder: str | None) -> None:
         """Store a file."""
-        with _refusals():
+        with refusals():
             self.client.log_artifact(run_id, path, folder)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Store a text as a file."""
-        with _refusals():
+        with refusals():
             self.client.log_text(run_id, text, name)
 
     def set_terminated(self, run_id: str, status: str) -> None:
         """Say how a run ended."""
-        with _refusals():
+        with refusals():
             self.client.set_terminated(run_id, status)
 
 
@@ -145,6 +145,8 @@ def connect(uri: str | None) -> tuple["MlflowClient", str]:
         # After the import, which sets levels of its own.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # What a database does not take is said by the error that is raised; here with two tracebacks more.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
             _create_store(Path(uri.removeprefix("sqlite:///")))
         _write_ahead()
@@ -322,11 +324,12 @@ def named(uri: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """What an error says, in short."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result of")]
+    return (lines or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """Within, MLflow's errors become ours, which another process can be told."""
     from mlflow.exceptions import MlflowException
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.engine import recorder
 from recipes.engine.errors import RecipeError, usage_error
-from recipes.engine.outage import Away, insist, keep
-from recipes.engine.store import Point, Store, absolute, connect, first_line, named
+from recipes.engine.outage import UNSENT, Away, insist, keep
+from recipes.engine.store import Point, Store, absolute, connect, first_line, named, refusals
 
 if TYPE_CHECKING:
     import keras
@@ -181,11 +181,11 @@ class Run:
         """Store a Keras model so that `models.load` and `mlflow.keras.load_model` read it on any backend."""
         from recipes.engine import models
 
-        self._attempt(
-            f"model {name}",
-            lambda: models.log(connect(self.uri)[0], self.id, model, name, example, self.last_step),
-            self.patience,
-        )
+        def log() -> None:
+            with refusals():
+                models.log(connect(self.uri)[0], self.id, model, name, example, self.last_step)
+
+        self._attempt(f"model {name}", log, self.patience)
 
     def end(self, status: str, error: str | None = None) -> None:
         """Close the run as FINISHED, FAILED or KILLED.
@@ -205,10 +205,17 @@ class Run:
             insist(self.uri, self.patience, close)
         except (RecipeError, OSError) as reason:
             left = {"status": status, "tags": self._tags, "metrics": self._unsent}
-            path = keep(run_id, json.dumps(left))
+            refused = f"the tracking server {self.uri} did not take the end of run {run_id}"
+            what = f"{len(self._unsent)} metric values and the state {status}"
+            try:
+                path = keep(run_id, json.dumps(left))
+            except OSError as error:
+                raise Away(
+                    f"{refused} ({first_line(reason)}), nor could {what} be kept in {UNSENT} "
+                    f"({error.strerror}): they are lost"
+                ) from reason
             raise Away(
-                f"the tracking server {self.uri} did not take the end of run {run_id} "
-                f"({first_line(reason)}): {len(self._unsent)} metric values and the state {status} are kept "
+                f"{refused} ({first_line(reason)}): {what} are kept "
                 f"in {path}, and the next run that starts here sends them",
                 path,
             ) from reason

@@ -272,6 +272,16 @@ def test_bad_input_gets_one_sentence(folder_with_store, arguments, code, sentenc
 
 
 @pytest.mark.once
+def test_a_folder_that_cannot_be_written_is_told_in_one_sentence(folder_with_store):
+    """The learning curves of a run that has none are drawn without a word."""
+    (folder_with_store / "a-file").touch()
+    flags = ["--dataset", "digits", "--checkpoint-dir", "a-file/checkpoints"]
+    done = command(folder_with_store, *flags)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write checkpoints to") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.once
 def test_an_absent_dataset_is_told_within_seconds(folder_with_store):
     done = command(folder_with_store, "--dataset", "mnist", "--data-dir", str(folder_with_store / "none"))
     assert done.returncode == 1

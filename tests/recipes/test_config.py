@@ -31,6 +31,7 @@ def test_values_have_the_type_of_the_field():
     ("name", "word", "sentence"),
     [
         ("colour", "gren", "unknown value of --colour 'gren': did you mean 'green'?"),
+        ("precision", "float16", "unknown value of --precision 'float16': did you mean 'mixed_float16'?"),
         ("widht", "3", "unknown field 'widht': did you mean 'width'?"),
         ("width", "wide", "--width takes a whole number, not 'wide'"),
         ("rate", "fast", "--rate takes a number, not 'fast'"),

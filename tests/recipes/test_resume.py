@@ -14,10 +14,12 @@ import pytest
 
 from recipes.engine import backend, checkpoints, launch, programs, training
 from recipes.engine.errors import RecipeError
+from recipes.engine.parts import Part
 from recipes.engine.progress import Progress
 from tests.recipes import killable
 from tests.recipes import killing as stopped
 from tests.recipes.killing import Killed, client, curves, killing
+from tests.recipes.recorded import Recorded
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("KILLS", "1"))  # 20 in the recorded run: results/training.md
@@ -191,6 +193,40 @@ def test_full_disk_costs_a_warning_and_no_checkpoint(here, monkeypatch, whole, c
     assert "No space left on device): the run goes on" in capsys.readouterr().err
     assert not list(checkpoints_of(last_run()).glob("*.part"))
     assert_same(whole, "state.npz")
+
+
+def full_disk(handle):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.once
+def test_a_full_disk_promises_no_resume_from_what_is_not_there(tmp_path, monkeypatch, capsys):
+    def told():
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.os, "fsync", full_disk)
+            assert checkpoints.attempt(tmp_path, "step-2", {}, {}, "at step 2") is None
+        return capsys.readouterr().err
+
+    assert "the run goes on, but cannot be resumed" in told()
+    checkpoints.save(tmp_path, "best", {}, {})
+    assert "the run goes on, but cannot be resumed" in told()
+    checkpoints.save(tmp_path, "step-1", {}, {})
+    assert "the run goes on, and could be resumed from the one before" in told()
+
+
+@pytest.mark.once
+def test_a_full_disk_leaves_a_part_its_steps(tmp_path, monkeypatch):
+    """They are all there is to go on with, until what the part gave is written."""
+    part = Part(Recorded(), killable.Config(checkpoint_dir=tmp_path), "fold1")
+    steps = tmp_path / part.id
+    steps.mkdir(parents=True)
+    checkpoints.save(steps, "step-1", {}, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.os, "fsync", full_disk)
+        part.once(dict)
+    assert len(list(steps.glob("step-*.npz"))) == 1
+    part.once(dict)
+    assert not list(steps.glob("step-*.npz"))
 
 
 def test_finished_run_keeps_only_its_best_checkpoint(here):

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 
+import keras
 import mlflow
+import numpy as np
 import pytest
 
 from recipes.engine import interruption, outage, recorder, tracking
@@ -143,6 +145,27 @@ def test_metrics_of_a_store_that_stays_away_are_kept_in_a_file(store, monkeypatc
     kept = json.loads(lost.value.kept.read_text())
     assert kept["metrics"][0][:2] == ["loss", 1.0] and kept["metrics"][0][3] == 1
     assert kept["status"] == "FINISHED"
+
+
+def test_a_full_disk_loses_what_it_must_and_says_so(store, monkeypatch, capsys):
+    """Neither the model, nor the run's end, nor the file that would keep it has room."""
+    run = begin(store)
+
+    def full(*args, **kwargs):
+        told = ["(raised as a result of Query-invoked autoflush)", "database or disk is full", "[SQL: ...]"]
+        raise mlflow.exceptions.MlflowException("\n".join(told))
+
+    def unwritable(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "create_logged_model", full)
+    run.model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), np.zeros((1, 2)))
+    assert capsys.readouterr().err.endswith("model model not stored (database or disk is full)\n")
+    monkeypatch.setattr(run._store.client, "log_batch", full)
+    monkeypatch.setattr(tracking, "keep", unwritable)
+    run.metrics({"loss": 1.0}, step=1)
+    with pytest.raises(outage.Away, match=r"1 metric values .* kept .*No space left.*: they are lost"):
+        run.end("FINISHED")
 
 
 def test_what_is_kept_of_a_run_is_sent_by_the_next_one(store, tmp_path, monkeypatch, capsys):
