@@ -276,7 +276,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         metrics=["accuracy"],
     )
     try:
-        engine.training.fit(model, batches, data.validation, config, run, schedule)
+        last = engine.training.fit(model, batches, data.validation, config, run, schedule)
     finally:
         run.figure(
             "learning_curves",
@@ -290,7 +290,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     return {
         "test/loss": loss,
         "test/accuracy": float(np.mean(logits.argmax(axis=-1) == data.test.y)),
-        "val/accuracy": run.history["val/accuracy"][-1][1],
+        "val/accuracy": last["val/accuracy"],
         "parameters": model.count_params(),
     }
 

@@ -190,7 +190,7 @@ def train_network(config: Config, data: engine.data.Dataset, run: engine.trackin
     loss = {"cross_entropy": cross_entropy, "squared_error": squared_error}[config.loss]
     model.compile(build_optimizer(config, schedule), loss, metrics=["accuracy"])
     try:
-        engine.training.fit(model, batches, data.validation, config, run, schedule)
+        last = engine.training.fit(model, batches, data.validation, config, run, schedule)
     finally:
         run.figure(
             "learning_curves",
@@ -207,7 +207,7 @@ def train_network(config: Config, data: engine.data.Dataset, run: engine.trackin
     return {
         "test/loss": loss,
         "test/accuracy": float(np.mean(predicted == data.test.y)),
-        "val/accuracy": run.history["val/accuracy"][-1][1],
+        "val/accuracy": last["val/accuracy"],
         "parameters": model.count_params(),
     }
 

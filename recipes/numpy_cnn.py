@@ -140,10 +140,10 @@ def train(config: Config, run: Run) -> dict[str, float]:
         norm = clip_by_global_norm(model.weights, config.clip_norm)
         optimizer.step()
         progress.after_step({"loss": loss.item(), "grad_norm": norm})
-    progress.finish()
+    last = progress.finish()
 
     final = {f"test/{k}": v for k, v in evaluate(model, test).items()}
-    final |= {name: run.history[name][-1][1] for name in ("train/loss", "val/loss", "val/accuracy")}
+    final |= {name: last[name] for name in ("train/loss", "val/loss", "val/accuracy")}
     run.figure("learning_curves", figures.learning_curves(run.history, f"LeNet on {data.name}"))
     run.figure("filters", filters_figure(model.layers[0].kernel.data))
     run.figure("feature_maps", maps_figure(model, test.x[0]))

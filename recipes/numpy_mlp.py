@@ -199,10 +199,10 @@ def train(config: Config, run: Run) -> dict[str, float]:
     for x, y in progress.batches():
         losses = {name: steps[name](copies[name], optimizers[name], x, y) for name in copies}
         progress.after_step({"loss": losses.pop("recorded"), **{f"loss_{k}": v for k, v in losses.items()}})
-    progress.finish()
+    last = progress.finish()
 
     final = {f"test/{k}": v for k, v in evaluate(model, test).items()}
-    final |= {name: run.history[name][-1][1] for name in ("train/loss", "val/loss", "val/accuracy")}
+    final |= {name: last[name] for name in ("train/loss", "val/loss", "val/accuracy")}
     if config.manual:
         final["manual/test_accuracy"] = evaluate(copies["manual"], test)["accuracy"]
         final["manual/distance"] = distance(model, copies["manual"])

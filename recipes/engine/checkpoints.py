@@ -115,13 +115,16 @@ def newest(folder: Path, label: str) -> Checkpoint | None:
 
     A damaged one is left out with a warning, and the one before it is taken.
     """
-    for path in sorted(folder.glob(f"{label}-*.npz"), reverse=True):
+    paths = sorted(folder.glob(f"{label}-*.npz"))
+    while paths:
+        path = paths.pop()
         content = path.read_bytes()
         if _digest(content) == path.stem.rsplit("-", 1)[-1]:
             with np.load(io.BytesIO(content)) as file:
                 arrays = {name: file[name] for name in file.files}
             return arrays, json.loads(str(arrays.pop("facts")))
-        print(f"warning: checkpoint {path} is damaged: taking the one before it", file=sys.stderr)
+        otherwise = ": taking the one before it" if paths else ", and there is none before it"
+        print(f"warning: checkpoint {path} is damaged{otherwise}", file=sys.stderr)
     return None
 
 

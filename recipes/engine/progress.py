@@ -167,8 +167,11 @@ class Progress:
             self.save()
         self._show(loss)
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, float]:
         """End training: take the best weights if it was stopped early, and clear away what is not needed.
+
+        Returns:
+            The metrics of the last epoch, or of the one whose weights were taken.
 
         Raises:
             Finished: the run was asked for no more than this.
@@ -183,9 +186,9 @@ class Progress:
             self.probe.finish()
         if self.run.only_training:
             raise Finished(self._last())
+        return self._last()
 
     def _last(self) -> dict[str, float]:
-        """The metrics of the last epoch, or of the one whose weights were taken after an early stop."""
         values = {}
         for name, points in self.run.history.items():
             if name.startswith(("train/", "val/")) or name == "parameters":
@@ -298,7 +301,7 @@ class Progress:
     def _resume(self, config: ResumableConfig) -> None:
         found = checkpoints.newest(self.folder, "step")
         if found is None:
-            print(f"run {self.run.id} has no checkpoint yet in {self.folder}: it starts at step 0")
+            print(f"run {self.run.id} has no whole checkpoint in {self.folder}: it starts at step 0")
             self.run.rewind(-1)
             return
         arrays, facts = found

@@ -45,7 +45,7 @@ def fit(
     validation_batch_size: int = 500,
     each_epoch: Callable[[], None] | None = None,
     kept: Sequence[np.ndarray] = (),
-) -> None:
+) -> dict[str, float]:
     """Train a compiled model, as the common flags say, and record its curves.
 
     Where an epoch ends, where a killed run goes on and when to stop is decided by `Progress`.
@@ -61,6 +61,9 @@ def fit(
         validation_batch_size: examples evaluated at once.
         each_epoch: called before every validation, with the same weights.
         kept: arrays that `each_epoch` changes in place; checkpoints hold them.
+
+    Returns:
+        The metrics of the last epoch, or of the one whose weights were taken after an early stop.
 
     Raises:
         RecipeError: the loss stopped being a number, or the run cannot be resumed.
@@ -105,8 +108,9 @@ def fit(
         numbers = np.arange(progress.step, progress.step + count)
         for values in train(progress.step, rates[numbers // batches.accumulate]):
             progress.after_step(values)
-    progress.finish()
+    last = progress.finish()
     take_averages(model, model.optimizer)
+    return last
 
 
 def rates_of(schedule: Callable[[Any], Any], updates: int) -> np.ndarray:

@@ -73,10 +73,10 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         metrics=["accuracy"],
     )
     print("training", flush=True)
-    engine.training.fit(model, batches, scaled["validation"], config, run, schedule)
+    last = engine.training.fit(model, batches, scaled["validation"], config, run, schedule)
     if config.out:
         np.savez(config.out, **state(model))
-    return {"val/accuracy": run.history["val/accuracy"][-1][1]}
+    return {"val/accuracy": last["val/accuracy"]}
 
 
 def state(model: keras.Model) -> dict[str, np.ndarray]:

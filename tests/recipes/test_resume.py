@@ -174,8 +174,16 @@ def test_damaged_checkpoint_is_left_out(here, monkeypatch, whole, capsys):
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     run(out="resumed.npz", resume=last_run().info.run_id)
-    assert f"{newest.name} is damaged" in capsys.readouterr().err
+    assert f"{newest.name} is damaged: taking the one before it" in capsys.readouterr().err
     assert_same(whole, "resumed.npz")
+
+
+@pytest.mark.once
+def test_damage_with_nothing_before_it_is_said(tmp_path, capsys):
+    path = checkpoints.save(tmp_path, "step-1", {}, {})
+    path.write_bytes(path.read_bytes()[:-1])
+    assert checkpoints.newest(tmp_path, "step") is None
+    assert "is damaged, and there is none before it" in capsys.readouterr().err
 
 
 def test_full_disk_costs_a_warning_and_no_checkpoint(here, monkeypatch, whole, capsys):
@@ -241,10 +249,13 @@ def test_finished_run_keeps_only_its_best_checkpoint(here):
 
 def test_early_stopping_takes_the_best_weights(here):
     """A huge learning rate at once spoils what was learned: validation never gets better than at first."""
-    run(out="state.npz", epochs=30, early_stopping=2, ema=None, clip_norm=None)
+    metrics = run(out="state.npz", epochs=30, early_stopping=2, ema=None, clip_norm=None)
     losses = [value for _, value in curves(last_run())["val/loss"]]
     assert len(losses) < 30
     assert len(losses) - 1 - int(np.argmin(losses)) == 2
+    # What the run reports is theirs, too.
+    accuracies = [value for _, value in curves(last_run())["val/accuracy"]][: len(losses)]
+    assert metrics["val/accuracy"] == accuracies[-3] != accuracies[-1]
     arrays, _ = checkpoints.newest(checkpoints_of(last_run()), "best")
     state = np.load("state.npz")
     np.testing.assert_array_equal(state["0"], arrays["model/0000"])
