@@ -99,8 +99,8 @@ def require_installed(name: str) -> None:
 
 
 def installed() -> list[str]:
-    """The backends whose framework can be imported here."""
-    return [name for name in BACKENDS if importlib.util.find_spec(name)]
+    """The backends whose framework can be imported here, also where TensorFlow is kept out."""
+    return [name for name in BACKENDS if importlib.util.find_spec(name) or PathFinder.find_spec(name)]
 
 
 class _WithoutTensorFlow(PathFinder):

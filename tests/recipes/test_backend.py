@@ -68,6 +68,17 @@ def test_tensorflow_is_absent_for_whoever_looks():
     assert python("-c", code).stdout == "absent\n"
 
 
+@pytest.mark.skipif("tensorflow" not in backend.installed(), reason="needs TensorFlow")
+def test_tensorflow_can_be_chosen_where_it_was_kept_out():
+    """A run to resume or to repeat names its backend after the default one was chosen."""
+    code = (
+        "import importlib.util; from recipes.engine import backend\n"
+        "backend.choose(['--backend', 'torch']); assert importlib.util.find_spec('tensorflow') is None\n"
+        "backend.choose(['--backend', 'tensorflow']); print(importlib.util.find_spec('tensorflow').name)"
+    )
+    assert python("-c", code).stdout == "tensorflow\n"
+
+
 @pytest.mark.parametrize("name", backend.installed())
 def test_keras_comes_without_what_no_recipe_needs(name):
     code = (
