@@ -36,7 +36,7 @@ import numpy as np
 
 import layers
 from recipes import engine
-from recipes.engine import gradients, launch
+from recipes.engine import launch
 from recipes.engine.config import BlocksConfig
 from recipes.engine.errors import usage_error
 
@@ -135,7 +135,7 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
     )(x)
     model = keras.Model(inputs, logits, name=config.model)
     if config.remat:
-        gradients.recompute_blocks(model)
+        engine.gradients.recompute_blocks(model)
     return model
 
 
