@@ -232,7 +232,7 @@ def _go_on(run_id: str, config: Any, setting: Setting, checkpoint: Any, told: di
     """Put a checkpoint, which may be another member's, where the member's run looks for its own."""
     tags = {"setting": label(setting)}
     folder = config.checkpoint_dir / run_id
-    # What a worker that died had not told Ray is done again: from beyond it, a member would miss a comparison.
+    # What a worker that died had not told Ray is done again: beyond it, a member would miss a comparison.
     shutil.rmtree(folder, ignore_errors=True)
     if checkpoint is not None:
         checkpoint.to_directory(folder)

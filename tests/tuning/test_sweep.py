@@ -72,6 +72,9 @@ def test_a_sweep_compares_settings_over_seeds_and_survives_a_broken_one(folder_w
         (["cnn_cifar", "--grid", "optimizer=sgd", "--seeds", "0"], "--seeds must be at least 1"),
         (["cnn_cifar", "--grid", "epochs=1,0"], "--epochs must be at least 1, not 0"),
         (["cnn_cifar"], "nothing varies"),
+        (["cnn_cifar", "--gpus-per-trial", "nan"], "--gpus-per-trial must not be negative, not nan"),
+        (["cnn_cifar", "--time-budget", "nan"], "--time-budget must be positive, not nan"),
+        (["cnn_cifar", "--patience", "nan"], "--patience must not be negative, not nan"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(words, sentence, tmp_path, monkeypatch, capsys):
