@@ -147,7 +147,7 @@ def run_sweep(
             outage.keep(run_id, text)
         if outcome.away:  # the trials have waited
             parent.patience = 0.0
-        outcome.finished += done.finished
+        outcome.finished = comparison.once([*outcome.finished, *done.finished])
         compared = space.distinct([trial["setting"] for trial, _ in outcome.finished])
         if len(options.metrics) == 1:
             rows = comparison.summarize(outcome.finished, compared, options.metric)

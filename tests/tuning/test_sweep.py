@@ -106,6 +106,14 @@ def test_settings_are_ranked_in_the_sense_of_the_metric():
 
 
 @pytest.mark.once
+def test_a_setting_that_a_search_draws_again_counts_once():
+    pair = ({"setting": {"units": 16}, "seed": 0}, {"val/accuracy": 0.5, "seconds": 1.0})
+    other = ({"setting": {"units": 16}, "seed": 1}, {"val/accuracy": 0.7, "seconds": 1.0})
+    (row,) = comparison.summarize(comparison.once([pair, other, pair]), [{"units": 16}], "val/accuracy")
+    assert row["values"] == [0.5, 0.7]
+
+
+@pytest.mark.once
 def test_one_seed_has_no_standard_deviation():
     rows = comparison.summarize(
         [({"setting": {}}, {"val/accuracy": 0.5, "seconds": 2.0})], [{}], "val/accuracy"
