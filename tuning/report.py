@@ -244,12 +244,16 @@ def failures(record: Record) -> list[Block]:
     """The training runs that did not finish, and why."""
     from tuning.document import Table, Text
 
+    told = [Text(f"The {record.kind}: {record.tags['error']}")] if "error" in record.tags else []
     failed = [trial for trial in record.trials if trial.status != "FINISHED"]
     if not failed:
-        return [Text(f"None: all {len(record.trials)} training runs finished.")] if record.trials else []
+        return told or (
+            [Text(f"None: all {len(record.trials)} training runs finished.")] if record.trials else []
+        )
     rows = [(trial.setting, trial.seed, trial.status, trial.error or "no word") for trial in failed[:LISTED]]
     first = f" The first {LISTED}:" if len(failed) > LISTED else ""
     return [
+        *told,
         Text(f"{len(failed)} of {len(record.trials)} training runs did not finish.{first}"),
         Table(("setting", "seed", "state", "error"), rows, numeric=False),
     ]
@@ -280,7 +284,7 @@ def repeat(record: Record) -> list[Block]:
             for name in ("python", "keras", "numpy", tags.get("backend", ""))
         ),
         ("git commit", commit + (" with changes" if tags.get("git.dirty") == "True" else "")),
-        ("duration", _duration(record.duration)),
+        ("duration", "" if math.isnan(record.duration) else _duration(record.duration)),
         ("data", tags.get("dataset.fingerprint", "")),
     ]
     rows = [each for each in known if each[1]]

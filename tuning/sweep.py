@@ -123,6 +123,7 @@ def run_sweep(
                 **shared,
                 "recipe": options.recipe,
                 "kind": "sweep",
+                "metric": options.metric,
                 "words": json.dumps(options.words),
                 **({"mlflow.parentRunId": parent_id} if parent_id else {}),
                 **tracking.process_tags(),

@@ -122,6 +122,27 @@ def test_a_thousand_settings_are_a_table_of_the_best():
     assert more.text == f"{1000 - report.LISTED} more settings follow, down to 0."
 
 
+@pytest.mark.parametrize("end", ["FAILED", None])
+def test_a_sweep_that_failed_or_is_under_way_tells_what_it_has(end, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tags = {"recipe": "mlp_fashion", "kind": "sweep", "metric": "val/loss", "backend": "torch"}
+    run = tracking.start(uri, "mlp", "sweep mlp_fashion", {}, tags)
+    child_tags = {"mlflow.parentRunId": run.id, "setting": "units=4"}
+    tracking.start(uri, "mlp", "units=2", {"units": 2}, child_tags).end("FAILED", "the loss is nan")
+    child = tracking.start(uri, "mlp", "units=4", {"units": 4, "seed": 0}, child_tags)
+    child.metrics({"val/loss": 0.25}, 1)
+    child.end("FINISHED")
+    if end:
+        run.end(end, "the server went away")
+    page, _ = report.write(run.id, uri, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "How does val/loss of mlp_fashion depend" in text and "<td>0.25</td>" in text
+    assert ("The sweep: the server went away" in text) == ("The sweep: " in text) == bool(end)
+    assert "<td>duration</td>" in text if end else "duration unknown" in text
+    if not end:
+        run.end("KILLED")
+
+
 def test_a_tables_header_stays_with_its_first_row():
     table = document.Table(("setting", "mean"), [("a", "1"), ("b", "2")], "accuracy")
     first, second, _ = paper._table(table)
