@@ -150,6 +150,9 @@ def parse(
             raise usage_error(
                 f"'@{condition}' must name one value of another field that varies: {', '.join(fields)}"
             )
+        listed = {**space.grid, **space.choices}.get(other, values)
+        if values[0] not in listed:
+            raise usage_error(f"'@{condition}' never holds: {other} is one of {', '.join(map(str, listed))}")
         space.conditions[name] = other, values[0]
     return space
 

@@ -62,6 +62,10 @@ def test_a_conditional_field_varies_only_where_it_applies():
             "unknown field 'optimzer': did you mean 'optimizer'?",
         ),
         (
+            {"grid": ["optimizer=sgd,adam"], "uniform": ["weight_decay=0,1@optimizer=adamw"]},
+            "'@optimizer=adamw' never holds: optimizer is one of sgd, adam",
+        ),
+        (
             {"grid": ["optimizer=sgd,adam"], "uniform": ["weight_decay=0,1@model=small"]},
             "'@model=small' must name one value of another field that varies: optimizer, weight_decay",
         ),
