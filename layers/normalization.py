@@ -14,6 +14,34 @@ import keras
 import numpy as np
 from keras import ops
 
+# Those without an offset: what they normalize has a use for a bias.
+UNCENTERED = ("none", "rms")
+
+
+def get(name: str, channels: int, momentum: float = 0.99, **kwargs: Any) -> keras.Layer:
+    """A normalization over the last axis by its name.
+
+    Args:
+        name: "none", "batch", "layer", "group" or "rms"; "layer" and "rms" take every position by itself,
+            "group" all positions of eight groups of channels, or of as many as divide both.
+        channels: size of the last axis.
+        momentum: of batch normalization.
+        **kwargs: for the layer.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    known = {
+        "none": keras.layers.Identity,
+        "batch": lambda **kwargs: BatchNormalization(momentum=momentum, **kwargs),
+        "layer": LayerNormalization,
+        "group": lambda **kwargs: GroupNormalization(math.gcd(8, channels), **kwargs),
+        "rms": RMSNormalization,
+    }
+    if name not in known:
+        raise ValueError(f"`normalization` must be one of {', '.join(known)}. Received: normalization={name}")
+    return known[name](**kwargs)
+
 
 def check_axis(axis: int | list, input_shape: tuple) -> None:
     """Refuse an axis that the input does not have.

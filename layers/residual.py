@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from . import normalization as normalizations
 from .convolution import Conv2D, DepthwiseConv2D
 from .dense import Dense
 from .normalization import BatchNormalization
@@ -192,7 +193,25 @@ class ResidualBlock(ConvolutionalBlock):
 
 
 class PostActivationBlock(ResidualBlock):
-    """Blocks that add the shortcut and then apply the activation."""
+    """Blocks that add the shortcut and then apply the activation; every convolution is normalized."""
+
+    def __init__(self, *args: Any, normalization: str = "batch", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        normalizations.get(normalization, self.filters)  # an unknown one is told now
+        self.normalized_by = normalization
+
+    def convolution(self, filters: int, kernel_size: int, strides: int = 1) -> Conv2D:
+        """A convolution, with a bias where the normalization has no offset."""
+        use_bias = self.normalized_by in normalizations.UNCENTERED
+        return super().convolution(filters, kernel_size, strides, use_bias)
+
+    def normalization(self) -> keras.Layer:
+        """A normalization of what a convolution gave."""
+        return normalizations.get(self.normalized_by, self.filters, dtype=self.dtype_policy)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        return super().get_config() | {"normalization": self.normalized_by}
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the block."""
@@ -217,6 +236,8 @@ class BasicBlock(PostActivationBlock):
         kernel_regularizer: penalty on the convolutions.
         drop_rate: probability of leaving the branch out (stochastic depth), adjustable as
             `block.drop.rate`; None makes a block that cannot.
+        normalization: "batch"; or "layer", "group", "rms" or "none", which do not look at other images
+            (`layers.normalization.get`). Where there is no offset, convolutions have biases.
 
     Call arguments:
         inputs: tensor of shape (batch, height, width, channels).
@@ -226,7 +247,7 @@ class BasicBlock(PostActivationBlock):
         Tensor of shape (batch, ceil(height / strides), ceil(width / strides), filters).
 
     Raises:
-        ValueError: for an unknown shortcut, or an identity that would have to drop channels.
+        ValueError: for an unknown shortcut or normalization, or an identity that would have to drop channels.
 
     Reference:
         He et al., 2015, Deep residual learning for image recognition, arXiv:1512.03385.
@@ -254,7 +275,8 @@ class Bottleneck(PostActivationBlock):
 
     Args:
         filters: number of channels within; the output has 4 times as many.
-        strides, activation, kernel_initializer, shortcut, kernel_regularizer, drop_rate: as in `BasicBlock`.
+        strides, activation, kernel_initializer, shortcut, kernel_regularizer, drop_rate, normalization: as in
+            `BasicBlock`.
 
     Call arguments:
         inputs: tensor of shape (batch, height, width, channels).

@@ -95,6 +95,8 @@ class Config(BlocksConfig):
         "orthogonal",
     ] = "he_normal"
     """How every convolution's weights start."""
+    normalization: Literal["none", "batch", "layer", "group", "rms"] = "batch"
+    """After every convolution; group: of eight groups of channels; layer, rms: of each position's."""
     optimizer: Literal[
         "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam", "lion"
     ] = "nesterov"
@@ -140,16 +142,16 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
 
 
 def _convolution(config: Config, x: Any, filters: int, name: str | None = None) -> Any:
-    """Convolution, batch normalization, activation: (batch, height, width, filters)."""
+    """Convolution, normalization, activation: (batch, height, width, filters)."""
     x = layers.Conv2D(
         filters,
         3,
         padding="same",
-        use_bias=False,
+        use_bias=config.normalization in layers.normalization.UNCENTERED,
         kernel_initializer=_initializer(config.initializer),
         name=name,
     )(x)
-    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.normalization.get(config.normalization, filters, momentum=0.9)(x)
     return keras.layers.Activation(layers.activations.get(config.activation))(x)
 
 
@@ -185,6 +187,7 @@ def _resnet(config: Config, x: Any) -> Any:
                 activation=layers.activations.get(config.activation),
                 kernel_initializer=_initializer(config.initializer),
                 shortcut=shortcut,
+                normalization=config.normalization,
                 name=f"stage{stage}" if block == blocks - 1 else None,
             )(x)
     return x
@@ -222,7 +225,7 @@ def build_schedule(config: Config, steps: int) -> keras.optimizers.schedules.Lea
 
 
 def build_optimizer(config: Config, schedule: Any) -> keras.optimizers.Optimizer:
-    """The optimizer; weight decay spares biases and batch normalization."""
+    """The optimizer; weight decay spares biases and normalizations."""
     optimizers = layers.optimizers
     common = {"learning_rate": schedule, **engine.training.optimizer_options(config)}
     decay = {**common, "weight_decay": config.weight_decay or None}
@@ -239,7 +242,7 @@ def build_optimizer(config: Config, schedule: Any) -> keras.optimizers.Optimizer
     }
     optimizer = makers[config.optimizer]()
     if optimizer.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale"])
     return optimizer
 
 

@@ -29,7 +29,6 @@ Differences from Xiao et al.:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -126,16 +125,9 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
     initializer = {"selu": layers.initializers.LecunNormal, "tanh": layers.initializers.GlorotNormal}.get(
         config.activation, layers.initializers.HeNormal
     )
-    normalizations = {
-        "none": lambda: keras.layers.Identity(),
-        "batch": lambda: layers.BatchNormalization(momentum=0.9),
-        "layer": lambda: layers.LayerNormalization(),
-        "group": lambda: layers.GroupNormalization(math.gcd(8, config.units)),
-        "rms": lambda: layers.RMSNormalization(),
-    }
     for number in range(1, config.depth + 1):
         x = layers.Dense(config.units, kernel_initializer=initializer(), name=f"weights{number}")(x)
-        x = normalizations[config.normalization]()(x)
+        x = layers.normalization.get(config.normalization, config.units, momentum=0.9)(x)
         x = keras.layers.Activation(layers.activations.get(config.activation), name=f"hidden{number}")(x)
         x = layers.Dropout(config.dropout)(x)
     return keras.Model(inputs, layers.Dense(len(data.labels), dtype="float32", name="logits")(x), name="mlp")

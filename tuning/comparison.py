@@ -10,6 +10,12 @@ from recipes.engine.errors import unknown
 from tuning.space import label
 
 
+def once(finished: list[tuple[dict, dict]]) -> list[tuple[dict, dict]]:
+    """Each setting and seed once: a search may draw a setting again, and gets the same numbers."""
+    trials = [trial for trial, _ in finished]
+    return [pair for place, pair in enumerate(finished) if pair[0] not in trials[:place]]
+
+
 def summarize(finished: list[tuple[dict, dict]], settings: list[dict], metric: str) -> list[dict[str, Any]]:
     """Mean and standard deviation over seeds of each setting, best first.
 

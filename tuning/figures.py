@@ -1,6 +1,7 @@
 """What sweeps and studies are seen by: bands over seeds, intervals, importance, parallel coordinates."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from tuning.statistics import interval
 
 COLOURS = ("#1f6f8b", "#d1603d", "#5b8c5a", "#8a5a9e", "#c79a2a", "#4a5a6a", "#b03a5b", "#3a9e9e", "#7a6a4a")
 LINES = ("-", "--", ":")
+LONG = 30  # characters of a label
 
 
 def style(place: int) -> dict[str, Any]:
@@ -75,18 +77,25 @@ def bands(curves: Mapping[str, Sequence[Curve]], y: str, title: str = "") -> Fig
     """`band` as a figure of its own."""
     figure, (axes,) = panels(1, size=(7.5, 3.8))
     band(axes, curves, "optimizer step", y, title)
+    if max(map(len, curves)) > LONG:  # such a legend would cover the curves
+        axes.get_legend().remove()
+        figure.set_figheight(3.8 + 0.16 * len(curves))
+        figure.legend(loc="outside lower left", fontsize=7, frameon=False)
     return figure
 
 
 def intervals(values: Mapping[str, Sequence[float]], quantity: str) -> Figure:
     """Every seed a dot, every setting its mean and confidence interval, the first at the top."""
-    figure, (axes,) = panels(1, size=(7.5, 0.9 + 0.24 * len(values)))
+    wrapped = {label: textwrap.wrap(label, 42) or [""] for label in values}
+    lines = max(map(len, wrapped.values()))
+    figure, (axes,) = panels(1, size=(7.5, 0.9 + (0.12 + 0.12 * lines) * len(values)))
     for place, (label, seeds) in enumerate(reversed(values.items())):
         found = interval(seeds)
         half = 0.0 if math.isnan(found.low) else found.high - found.mean
         axes.plot(seeds, [place] * len(seeds), "o", color=COLOURS[1], markersize=3.5, alpha=0.6)
         axes.errorbar(found.mean, place, xerr=half, fmt="s", color=COLOURS[0], capsize=4, markersize=5)
-        axes.text(1.01, place, label, transform=axes.get_yaxis_transform(), fontsize=8, va="center")
+        text = "\n".join(wrapped[label])
+        axes.text(1.01, place, text, transform=axes.get_yaxis_transform(), fontsize=8, va="center")
     axes.set_yticks([])
     axes.set_ylim(-0.6, len(values) - 0.4)
     axes.set_xlabel(f"{quantity}: seeds (dots), mean and 95 % interval (squares)", fontsize=9)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tuning.figures import is_logarithmic
 
-LEAST = 8  # trials; below, a forest has nothing to learn from
+LEAST = 8  # settings; below, a forest has nothing to learn from
 FOLDS = 4
 REPEATS = 20
 
@@ -27,10 +27,11 @@ def number(word: str) -> Any:
 def permutation_importance(
     rows: Sequence[Mapping[str, Any]], fields: Sequence[str], metric: str, seed: int = 0
 ) -> tuple[dict[str, tuple[float, float]], float]:
-    """By how much a forest's R² on trials it has not seen falls when a field's values are shuffled.
+    """By how much a forest's R² on settings it has not seen falls when a field's values are shuffled.
 
     Args:
-        rows: a trial's fields and its metric.
+        rows: a trial's fields and its metric; those of one setting, with other seeds, are seen together or
+            not at all.
         fields: what varied.
         metric: what the forest predicts.
         seed: of the forest, the folds and the shuffles.
@@ -43,7 +44,7 @@ def permutation_importance(
         Breiman 2001, "Random forests".
     """
     from sklearn.ensemble import RandomForestRegressor
-    from sklearn.model_selection import KFold
+    from sklearn.model_selection import GroupKFold
 
     rng = np.random.default_rng(seed)
     columns, owner = _encoded(rows, fields)
@@ -51,7 +52,8 @@ def permutation_importance(
     spread = max(float(np.var(y)), 1e-30)
     drops: dict[str, list[float]] = {field: [] for field in fields}
     errors = np.zeros(len(y))
-    for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(columns):
+    folds = GroupKFold(FOLDS, shuffle=True, random_state=seed)
+    for train, test in folds.split(columns, groups=settings(rows, fields)):
         forest = RandomForestRegressor(100, random_state=seed).fit(columns[train], y[train])
         errors[test] = (forest.predict(columns[test]) - y[test]) ** 2
         shuffled = []
@@ -68,6 +70,13 @@ def permutation_importance(
             drops[field].extend(values)
     found = {field: (float(np.mean(values)), float(np.std(values))) for field, values in drops.items()}
     return found, float(1 - errors.mean() / spread)
+
+
+def settings(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[int]:
+    """The number of every trial's setting."""
+    points = [tuple(row[field] for field in fields) for row in rows]
+    numbers = {point: number for number, point in enumerate(dict.fromkeys(points))}
+    return [numbers[point] for point in points]
 
 
 def _encoded(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import sys
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,7 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
             f"no Ray cluster at --address {options.address}: {str(error).splitlines()[0]}{token}"
         ) from error
     try:
+        _require_room(options)
         if not local:
             _require_ready(options, base)
         yield
@@ -143,18 +145,40 @@ def require_store(uri: str) -> None:
 _SERVER = "start `mlflow server` where every node reaches it, and pass --tracking-uri http://HOST:PORT"
 
 
+def _require_room(options: argparse.Namespace) -> None:
+    """Find out whether any node can take a trial: Ray would wait for one for ever, without a word.
+
+    Raises:
+        RecipeError: this machine, which cannot grow, has too little.
+    """
+    nodes = [node for node in _nodes() if _has_room(node, options)]
+    if nodes:
+        return
+    most = {kind: max(node["Resources"].get(kind, 0) for node in _nodes()) for kind in ("CPU", "GPU")}
+    wanted = f"a trial takes {options.cpus_per_trial} CPUs and {options.gpus_per_trial:g} GPUs"
+    if options.address == "local":
+        raise usage_error(f"{wanted}, and Ray finds {most['CPU']:g} and {most['GPU']:g} here")
+    print(f"{wanted}: no node has so much yet, and trials wait until one comes", file=sys.stderr, flush=True)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """The nodes that are alive, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _has_room(node: dict[str, Any], options: argparse.Namespace) -> bool:
+    has = node["Resources"]
+    return has.get("CPU", 0) >= options.cpus_per_trial and has.get("GPU", 0) >= options.gpus_per_trial
+
+
 def _require_ready(options: argparse.Namespace, base: dict[str, Any]) -> None:
     """Find out before any trial starts what a node on another host lacks."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = {
-        node["NodeID"]: node["NodeManagerAddress"]
-        for node in ray.nodes()
-        if node["Alive"]
-        and node["Resources"].get("CPU", 0) >= options.cpus_per_trial
-        and node["Resources"].get("GPU", 0) >= options.gpus_per_trial
-    }
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes() if _has_room(node, options)}
     others = sorted(set(nodes.values()) - {here(), "127.0.0.1"})
     if not others:
         return

@@ -55,7 +55,7 @@ def write(path: Path, title: str, subtitle: str, sections: Sequence[Section]) ->
             for piece in pieces:
                 piece.draw(figure, y)
                 y += piece.height
-            _text(figure, LEFT, HEIGHT - 0.5, subtitle, 7.5, QUIET)
+            _text(figure, LEFT, HEIGHT - 0.5, textwrap.shorten(subtitle, 105, placeholder=" ..."), 7.5, QUIET)
             _text(figure, WIDTH - LEFT, HEIGHT - 0.5, f"{number} / {len(pages)}", 7.5, QUIET, ha="right")
             pdf.savefig(figure)
     return len(pages)
@@ -83,14 +83,15 @@ def _text(
 
 
 def _title(title: str, subtitle: str) -> Iterator[Piece]:
-    lines = textwrap.wrap(title, 50)
+    lines, under = textwrap.wrap(title, 50), textwrap.wrap(subtitle, 96)
 
     def draw(figure: Figure, y: float) -> None:
         for number, line in enumerate(lines):
             _text(figure, LEFT, y + 0.3 * number, line, 16, weight="bold")
-        _text(figure, LEFT, y + 0.3 * len(lines) + 0.05, subtitle, 9, QUIET)
+        for number, line in enumerate(under):
+            _text(figure, LEFT, y + 0.3 * len(lines) + 0.05 + 0.18 * number, line, 9, QUIET)
 
-    yield Piece(0.3 * len(lines) + 0.45, draw)
+    yield Piece(0.3 * len(lines) + 0.27 + 0.18 * len(under), draw)
 
 
 def _section(section: Section) -> Iterator[Piece]:
@@ -166,7 +167,7 @@ def _picture(png: bytes, caption: str) -> Piece:
 
 
 def _table(table: Table) -> Iterator[Piece]:
-    """A caption with the header, and then every row a piece of its own."""
+    """A caption with the header and the first row, and then every row a piece of its own."""
     lengths = [
         max(len(str(row[column])) for row in [table.header, *table.rows])
         for column in range(len(table.header))
@@ -201,18 +202,18 @@ def _table(table: Table) -> Iterator[Piece]:
 
         return Piece(0.16 * lines + 0.06, draw)
 
+    lines = textwrap.wrap(table.caption, 92)
+    above = 0.19 * len(lines) + 0.05 * bool(lines)
     header = row(table.header, QUIET, weight="bold")
-    if not table.caption:
-        yield header
-    else:
-        lines = textwrap.wrap(table.caption, 92)
+    first, *others = [row(words, INK) for words in table.rows] or [Piece(0.0, lambda figure, y: None)]
 
-        def draw(figure: Figure, y: float) -> None:
-            for number, line in enumerate(lines):
-                _text(figure, LEFT, y + 0.19 * number, line, 9.2, weight="bold")
-            header.draw(figure, y + 0.19 * len(lines) + 0.05)
+    def draw(figure: Figure, y: float) -> None:
+        for number, line in enumerate(lines):
+            _text(figure, LEFT, y + 0.19 * number, line, 9.2, weight="bold")
+        header.draw(figure, y + above)
+        first.draw(figure, y + above + header.height)
 
-        yield Piece(0.19 * len(lines) + 0.05 + header.height, draw)
-    for words in table.rows:
-        yield row(words, INK)
+    # What a table is called stays with its first row.
+    yield Piece(above + header.height + first.height, draw)
+    yield from others
     yield Piece(0.18, lambda figure, y: None)

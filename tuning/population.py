@@ -231,9 +231,10 @@ def _run_of(member: int, config: RunConfig, parent: str) -> Any:
 def _go_on(run_id: str, config: Any, setting: Setting, checkpoint: Any, told: dict[str, Any]) -> None:
     """Put a checkpoint, which may be another member's, where the member's run looks for its own."""
     tags = {"setting": label(setting)}
+    folder = config.checkpoint_dir / run_id
+    # What a worker that died had not told Ray is done again: beyond it, a member would miss a comparison.
+    shutil.rmtree(folder, ignore_errors=True)
     if checkpoint is not None:
-        folder = config.checkpoint_dir / run_id
-        shutil.rmtree(folder, ignore_errors=True)
         checkpoint.to_directory(folder)
         if told["run"] != run_id:
             tags[f"exploited/epoch_{told['epoch']}"] = told["run"]

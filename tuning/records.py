@@ -102,7 +102,9 @@ def read(uri: str | None, run_id: str, metric: str | None = None) -> Record:
         raise usage_error(f"run {run_id} is neither a sweep nor a study: a report compares several runs")
     children, sweeps = _below(client, run)
     best = [name for each in (run, *sweeps) for name in each.data.metrics if name.startswith("best/")]
-    chosen = metric or (best[0].removeprefix("best/") if best else "")
+    # One that is under way, or failed, has no best yet.
+    asked = [each.data.tags["metric"] for each in (run, *sweeps) if "metric" in each.data.tags]
+    chosen = metric or next(iter([*asked, *(name.removeprefix("best/") for name in best)]), "")
     trials = [_trial(client, child, (chosen, "train/loss", "val/loss")) for child in children]
     with tempfile.TemporaryDirectory() as folder:
         kept = {}
@@ -126,7 +128,7 @@ def read(uri: str | None, run_id: str, metric: str | None = None) -> Record:
         run.info.status,
         _circumstances(client, tags, trials),
         run.data.params,
-        run.data.metrics.get("duration_seconds", float("nan")),
+        run.data.metrics.get("duration_seconds", _seconds(run)),
         chosen,
         quantities,
         trials,
@@ -184,6 +186,11 @@ def _trial(client: MlflowClient, run: Any, curved: Sequence[str]) -> Trial:
     )
 
 
+def _seconds(run: Any) -> float:
+    """From the beginning of a run to its end; NaN while there is none."""
+    return (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else float("nan")
+
+
 def _compared(trials: Sequence[Trial], metric: str) -> dict[str, tuple[dict[str, list[float]], bool]]:
     finished = [trial for trial in trials if trial.status == "FINISHED"]
     if finished and not any(metric in trial.metrics for trial in finished):
@@ -201,4 +208,6 @@ def _circumstances(client: MlflowClient, tags: Mapping[str, str], trials: Sequen
     told = dict(tags)
     if trials:
         told = {**client.get_run(trials[0].id).data.tags, **told}
+    if "error" not in tags:  # the trial's own
+        told.pop("error", None)
     return told

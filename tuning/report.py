@@ -95,7 +95,7 @@ def in_short(record: Record) -> list[Block]:
     from tuning.statistics import verdict
 
     conclusions = [record.conclusion] if record.conclusion else [
-        f"{name}: {verdict(name, values, smaller)}." for name, (values, smaller) in record.quantities.items()
+        f"{verdict(name, values, smaller)}." for name, (values, smaller) in record.quantities.items()
     ]  # fmt: skip
     fixed = [
         (name, value)
@@ -203,7 +203,7 @@ def importance(record: Record) -> list[Block]:
     """Permutation importance of every varied field, and all trials in parallel coordinates."""
     from tuning import figures
     from tuning.document import Text, picture
-    from tuning.importance import LEAST, number, permutation_importance
+    from tuning.importance import LEAST, number, permutation_importance, settings
 
     trials = trained(record)
     fields = [name for name in record.varied if len({trial.params.get(name) for trial in trials}) > 1]
@@ -214,23 +214,24 @@ def importance(record: Record) -> list[Block]:
         for trial in trials
     ]
     blocks: list[Block] = []
-    if len(fields) > 1 and len(rows) >= LEAST:
+    count = len(set(settings(rows, fields)))
+    if len(fields) > 1 and count >= LEAST:
         found, fit = permutation_importance(rows, fields, record.metric)
         blocks.append(
             Text(
-                f"A random forest that has seen three quarters of the {len(rows)} trials predicts "
+                f"A random forest that has seen three quarters of the {count} settings predicts "
                 f"{record.metric} of the others with R² = {fit:.2f}. A field matters as much as this falls "
                 "when its values are shuffled"
                 + (": here it does not predict, and the importances say nothing." if fit <= 0 else ".")
             )
         )
-        caption = "Permutation importance on trials that the forest has not seen, with standard deviation."
+        caption = "Permutation importance on settings that the forest has not seen, with standard deviation."
         blocks.append(picture(figures.importances(found, record.metric), caption))
     else:
         blocks.append(
             Text(
                 f"Varied in {len(rows)} trials: {', '.join(fields)}. "
-                f"It takes two fields and {LEAST} trials to weigh fields against each other."
+                f"It takes two fields and {LEAST} settings to weigh fields against each other."
             )
         )
     caption = f"Every trial from field to field to its {record.metric}: dark lines are the better ones."
@@ -243,12 +244,16 @@ def failures(record: Record) -> list[Block]:
     """The training runs that did not finish, and why."""
     from tuning.document import Table, Text
 
+    told = [Text(f"The {record.kind}: {record.tags['error']}")] if "error" in record.tags else []
     failed = [trial for trial in record.trials if trial.status != "FINISHED"]
     if not failed:
-        return [Text(f"None: all {len(record.trials)} training runs finished.")] if record.trials else []
+        return told or (
+            [Text(f"None: all {len(record.trials)} training runs finished.")] if record.trials else []
+        )
     rows = [(trial.setting, trial.seed, trial.status, trial.error or "no word") for trial in failed[:LISTED]]
     first = f" The first {LISTED}:" if len(failed) > LISTED else ""
     return [
+        *told,
         Text(f"{len(failed)} of {len(record.trials)} training runs did not finish.{first}"),
         Table(("setting", "seed", "state", "error"), rows, numeric=False),
     ]
@@ -279,7 +284,7 @@ def repeat(record: Record) -> list[Block]:
             for name in ("python", "keras", "numpy", tags.get("backend", ""))
         ),
         ("git commit", commit + (" with changes" if tags.get("git.dirty") == "True" else "")),
-        ("duration", _duration(record.duration)),
+        ("duration", "" if math.isnan(record.duration) else _duration(record.duration)),
         ("data", tags.get("dataset.fingerprint", "")),
     ]
     rows = [each for each in known if each[1]]

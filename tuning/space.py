@@ -150,6 +150,9 @@ def parse(
             raise usage_error(
                 f"'@{condition}' must name one value of another field that varies: {', '.join(fields)}"
             )
+        listed = {**space.grid, **space.choices}.get(other, values)
+        if values[0] not in listed:
+            raise usage_error(f"'@{condition}' never holds: {other} is one of {', '.join(map(str, listed))}")
         space.conditions[name] = other, values[0]
     return space
 
@@ -186,7 +189,7 @@ def _bounds(config_class: type[RunConfig], flag: str, words: Sequence[str]) -> d
         if field_types(config_class)[name] not in (float, float | None):
             raise usage_error(f"{flag} draws numbers, and '{name}' is not a float: use --choice or --grid")
         bounds = tuple(value_of(config_class, name, value) for value in values)
-        if len(bounds) != 2 or None in bounds or not bounds[0] < bounds[1]:
-            raise usage_error(f"{flag} takes {name}=low,high with low below high, not '{word}'")
+        if len(bounds) != 2 or None in bounds or not -math.inf < bounds[0] < bounds[1] < math.inf:
+            raise usage_error(f"{flag} takes {name}=low,high, finite and low below high, not '{word}'")
         result[name] = bounds
     return result

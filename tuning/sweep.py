@@ -24,6 +24,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -122,6 +123,7 @@ def run_sweep(
                 **shared,
                 "recipe": options.recipe,
                 "kind": "sweep",
+                "metric": options.metric,
                 "words": json.dumps(options.words),
                 **({"mlflow.parentRunId": parent_id} if parent_id else {}),
                 **tracking.process_tags(),
@@ -146,7 +148,7 @@ def run_sweep(
             outage.keep(run_id, text)
         if outcome.away:  # the trials have waited
             parent.patience = 0.0
-        outcome.finished += done.finished
+        outcome.finished = comparison.once([*outcome.finished, *done.finished])
         compared = space.distinct([trial["setting"] for trial, _ in outcome.finished])
         if len(options.metrics) == 1:
             rows = comparison.summarize(outcome.finished, compared, options.metric)
@@ -333,8 +335,11 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
     for name in ("trials", "seeds", "cpus_per_trial", "max_concurrent", "grace", "interval", "pack"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise usage_error(f"--{name.replace('_', '-')} must be at least 1")
-    if options.gpus_per_trial < 0 or (options.time_budget is not None and options.time_budget <= 0):
-        raise usage_error("--gpus-per-trial must not be negative, --time-budget must be positive")
+    # Not a number is neither less nor more: each bound says what must hold.
+    if not 0 <= options.gpus_per_trial < math.inf:
+        raise usage_error(f"--gpus-per-trial must not be negative, not {options.gpus_per_trial:g}")
+    if options.time_budget is not None and not options.time_budget > 0:
+        raise usage_error(f"--time-budget must be positive, not {options.time_budget:g}")
     if options.scheduler != "none" and options.pack > 1:
         raise usage_error("--scheduler stops runs one by one, a pack ends together: leave --pack away")
     if not all(options.metrics) or len(set(options.metrics)) < len(options.metrics):
@@ -345,8 +350,8 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         raise usage_error(f"--scheduler compares what every epoch measures: val/..., not {options.metric}")
     if options.storage and "://" not in options.storage:
         options.storage = str(Path(options.storage).absolute())
-    if options.patience < 0:
-        raise usage_error("--patience must not be negative")
+    if not options.patience >= 0:
+        raise usage_error(f"--patience must not be negative, not {options.patience:g}")
     if options.scheduler != "none" and options.search == "optuna" and options.seeds > 1:
         raise usage_error("--scheduler compares runs, not means over seeds: leave --seeds or --search away")
     config_class, _ = load_recipe(options.recipe)

@@ -30,7 +30,8 @@ table.numeric td:not(:first-child), table.numeric th:not(:first-child) { text-al
 figure { margin: 1rem 0 1.8rem; }
 img { max-width: 100%; height: auto; display: block; }
 figcaption { color: var(--quiet); font-size: .88rem; margin-top: .3rem; }
-pre { background: var(--tint); padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; border-radius: 4px; }
+pre { background: var(--tint); padding: .8rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  font-size: .85rem; border-radius: 4px; }
 @media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } }
 """

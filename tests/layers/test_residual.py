@@ -17,7 +17,7 @@ def image(rng, channels=4):
 
 BLOCKS = {
     "BasicBlock": lambda **k: layers.BasicBlock(6, 2, **k),
-    "Bottleneck": lambda **k: layers.Bottleneck(1, 2, shortcut="projection", **k),
+    "Bottleneck": lambda **k: layers.Bottleneck(1, 2, shortcut="projection", normalization="group", **k),
     "PreActivationBlock": lambda **k: layers.PreActivationBlock(6, 2, "gelu", shortcut="projection", **k),
     "DenseBlock": lambda **k: layers.DenseBlock(2, 3, dropout_rate=0.1, **k),
     "TransitionBlock": lambda **k: layers.TransitionBlock(**k),
@@ -58,6 +58,26 @@ def test_basic_block_is_its_equation(rng):
         return K.ReLU()(x + y)
 
     spelled_out(layers.BasicBlock(4), build, rng)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "bias"),
+    [
+        ("none", K.Identity, True),
+        ("layer", K.LayerNormalization, False),
+        ("group", lambda: K.GroupNormalization(2), False),
+        ("rms", K.RMSNormalization, True),
+    ],
+)
+def test_basic_block_with_another_normalization(name, layer, bias, rng):
+    """Six channels make two groups, and a bias stands where the normalization has no offset."""
+
+    def build(x):
+        y = layer()(conv(6, 3, bias=bias)(x))
+        y = layer()(conv(6, 3, bias=bias)(K.ReLU()(y)))
+        return K.ReLU()(x + y)
+
+    spelled_out(layers.BasicBlock(6, normalization=name), build, rng, channels=6)
 
 
 def test_basic_block_projects_where_the_shape_changes(rng):
@@ -224,6 +244,7 @@ def test_a_small_network_learns(rng):
     ("make", "match"),
     [
         (lambda: layers.BasicBlock(4, shortcut="none at all"), "shortcut"),
+        (lambda: layers.BasicBlock(4, normalization="power"), "none, batch, layer, group, rms"),
         (lambda: layers.BasicBlock(2).build((None, 4, 4, 4)), "4 channels to 2"),
         (lambda: layers.TransitionBlock(0.0), "compression"),
         (lambda: layers.SqueezeExcite(0), "ratio"),

@@ -119,6 +119,25 @@ def test_what_a_node_lacks_is_told_before_trials_start(
     assert run.info.status == "FAILED" and run.data.tags["kind"] == "sweep"
 
 
+def test_trials_that_fit_nowhere_are_told_before_they_wait(monkeypatch, capsys):
+    """Here nothing will come; on a cluster a node may, and says so."""
+    nodes_seen = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes_seen)
+    for cpus, gpus, fits in ((4, 0.0, True), (5, 0.0, False), (1, 0.5, False)):
+        for address in ("local", "auto"):
+            options = argparse.Namespace(address=address, cpus_per_trial=cpus, gpus_per_trial=gpus)
+            told = f"a trial takes {cpus} CPUs and {gpus:g} GPUs"
+            if fits or address == "auto":
+                nodes._require_room(options)
+                assert (told in capsys.readouterr().err) == (not fits)
+            else:
+                with pytest.raises(RecipeError, match=f"{told}, and Ray finds 4 and 0 here"):
+                    nodes._require_room(options)
+
+
 @linux
 def test_a_population_on_several_machines_needs_a_storage_for_all(cluster):
     options = argparse.Namespace(

@@ -74,6 +74,50 @@ def test_a_worker_that_dies_before_it_reports_what_it_finished(folder_with_store
         assert f" {run.data.metrics['val/accuracy']:.4f} " in row
 
 
+@pytest.mark.parametrize("last", ["a stretch", "the end"])
+def test_a_member_that_dies_before_it_reports_what_it_finished(last, folder_with_store, monkeypatch):
+    marker = folder_with_store / "died"
+
+    def run_member(sample, **shared):
+        """Dies once, when MLflow has all of a member's stretch and Ray has not."""
+        from ray import tune
+
+        from tuning import population
+
+        tell = tune.report
+
+        def report(metrics, **more):
+            if ("done" in metrics) == (last == "the end") and not marker.exists():
+                marker.write_text(str(sample["trial"]["member"]))
+                os.kill(os.getpid(), signal.SIGKILL)
+            tell(metrics, **more)
+
+        tune.report = report
+        try:
+            population.run_member(sample, **shared)
+        finally:
+            tune.report = tell
+
+    monkeypatch.setattr(execution.population, "run_member", run_member)
+    text = output_of(
+        folder_with_store, "mlp_fashion", *DIGITS, "--epochs", "3", "--scheduler", "pbt", "--interval", "2",
+        "--trials", "2", "--loguniform", "learning_rate=0.001,0.01",
+    )  # fmt: skip
+    assert marker.exists()
+    assert "[  2/2]" in text and "FAILED" not in text, text
+    runs = records(folder_with_store)
+    assert sorted(run.data.tags["member"] for run in runs) == ["1", "2"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (sweep,) = records(folder_with_store, "sweep")
+    assert sweep.info.status == "FINISHED" and sweep.data.metrics["failed_trials"] == 0
+    client = mlflow.MlflowClient(f"sqlite:///{folder_with_store}/mlruns/mlflow.db")
+    for run in runs:
+        curve = client.get_metric_history(run.info.run_id, "val/accuracy")
+        assert len({point.step for point in curve}) == len(curve) == 3, [point.step for point in curve]
+        (row,) = [r for r in text.splitlines() if r.startswith(f"| member={run.data.tags['member']} ")]
+        assert f" {run.data.metrics['val/accuracy']:.4f} " in row
+
+
 def test_a_stopped_sweep_has_trials_that_never_began():
     run = {"setting": {"epochs": 1}, "seed": 0}
     results = [

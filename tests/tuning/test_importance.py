@@ -27,5 +27,12 @@ def test_a_forest_that_knows_nothing_says_so(rng):
     assert permutation_importance(rows, ["rate", "kind", "idle"], "metric")[1] < 0.1
 
 
+def test_other_seeds_of_a_setting_teach_nothing(rng):
+    """What is true of one setting alone is no knowledge of its fields."""
+    drawn = trials(rng, lambda row: rng.normal())
+    rows = [{**row, "metric": row["metric"] + 0.01 * seed} for row in drawn for seed in range(3)]
+    assert permutation_importance(rows, ["rate", "kind", "idle"], "metric")[1] < 0.1
+
+
 def test_words_become_the_numbers_that_they_are():
     assert [number(word) for word in ("3", "1e-3", "relu", "True")] == [3, 1e-3, "relu", "True"]

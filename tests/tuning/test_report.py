@@ -26,7 +26,7 @@ def swept(tmp_path_factory):
     }
     run = tracking.start(uri, "mlp", "sweep mlp_fashion", {"epochs": 2, "seeds": 3}, tags)
     for activation, bonus in (("relu", 0.0), ("tanh", 0.05)):
-        for rate in (0.001, 0.01, 0.1):
+        for rate in (0.001, 0.003, 0.01, 0.03, 0.1):
             for seed in range(3):
                 label = f"activation={activation} learning_rate={rate}"
                 params = {"activation": activation, "learning_rate": rate, "seed": seed, "data_dir": seed}
@@ -55,7 +55,7 @@ def test_a_report_tells_what_mlflow_has(swept, tmp_path, capsys):
     values = 0.6 + 0.05 + 0.01 + 0.01 * np.arange(3)
     assert f"<td>{values.mean():.4g}</td><td>{values.std(ddof=1):.2g}</td>" in text
     assert (
-        "3 of 18 training runs did not finish" in text and "the loss is nan at step 3 &lt;&amp;&gt;" in text
+        "3 of 30 training runs did not finish" in text and "the loss is nan at step 3 &lt;&amp;&gt;" in text
     )
     for words in (
         "KERAS_BACKEND=torch python -m tuning.sweep ...",
@@ -79,7 +79,7 @@ def test_only_what_varies_is_called_varied(swept):
     record = records.read(*swept)
     assert record.varied == ["activation", "learning_rate"] and record.metric == "val/accuracy"
     values, smaller = record.quantities["val/accuracy"]
-    assert not smaller and len(values) == 5
+    assert not smaller and len(values) == 9
     assert values["activation=relu learning_rate=0.001"] == pytest.approx([0.6001, 0.6101, 0.6201])
 
 
@@ -120,6 +120,51 @@ def test_a_thousand_settings_are_a_table_of_the_best():
     table, more, *_ = report.results(argparse.Namespace(quantities={"val/accuracy": (values, False)}))
     assert len(table.rows) == report.LISTED and table.rows[0][0] == "setting 999"
     assert more.text == f"{1000 - report.LISTED} more settings follow, down to 0."
+
+
+@pytest.mark.parametrize("end", ["FAILED", None])
+def test_a_sweep_that_failed_or_is_under_way_tells_what_it_has(end, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tags = {"recipe": "mlp_fashion", "kind": "sweep", "metric": "val/loss", "backend": "torch"}
+    run = tracking.start(uri, "mlp", "sweep mlp_fashion", {}, tags)
+    child_tags = {"mlflow.parentRunId": run.id, "setting": "units=4"}
+    tracking.start(uri, "mlp", "units=2", {"units": 2}, child_tags).end("FAILED", "the loss is nan")
+    child = tracking.start(uri, "mlp", "units=4", {"units": 4, "seed": 0}, child_tags)
+    child.metrics({"val/loss": 0.25}, 1)
+    child.end("FINISHED")
+    if end:
+        run.end(end, "the server went away")
+    page, _ = report.write(run.id, uri, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "How does val/loss of mlp_fashion depend" in text and "<td>0.25</td>" in text
+    assert ("The sweep: the server went away" in text) == ("The sweep: " in text) == bool(end)
+    assert "<td>duration</td>" in text if end else "duration unknown" in text
+    if not end:
+        run.end("KILLED")
+
+
+def test_a_tables_header_stays_with_its_first_row():
+    table = document.Table(("setting", "mean"), [("a", "1"), ("b", "2")], "accuracy")
+    first, second, _ = paper._table(table)
+    assert first.height > 2 * second.height
+    (alone, _) = paper._table(document.Table(("setting", "mean"), []))
+    assert alone.height == pytest.approx(second.height)
+
+
+def test_what_is_at_the_foot_of_a_page_leaves_room_for_its_number(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(paper, "_text", lambda figure, x, y, text, *rest, **more: drawn.append((y, text)))
+    section = document.Section("Results", [document.Text("nothing")])
+    paper.write(tmp_path / "report.pdf", "What?", "sweep of " + "field, " * 40, [section])
+    texts = [text for y, text in drawn if not text.endswith(" / 1")]
+    assert len(texts) > 4 and max(map(len, texts)) <= 105
+
+
+def test_labels_too_long_for_a_legend_stand_below_the_curves():
+    curve = [[(1, 0.1), (2, 0.2)]]
+    assert figures.bands({"short": curve}, "loss").axes[0].get_legend() is not None
+    below = figures.bands({"optimizer=nesterov learning_rate=0.01": curve}, "loss")
+    assert below.axes[0].get_legend() is None and len(below.legends) == 1
 
 
 def test_sections_begin_a_page_only_where_pages_are_few(tmp_path):

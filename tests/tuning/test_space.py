@@ -53,11 +53,17 @@ def test_a_conditional_field_varies_only_where_it_applies():
         ({"grid": ["seed=1,2"]}, "--grid cannot vary 'seed'"),
         ({"uniform": ["batch_size=1,2"]}, "--uniform draws numbers, and 'batch_size' is not a float"),
         ({"uniform": ["label_smoothing=0.2,0.1"]}, "--uniform takes label_smoothing=low,high"),
+        ({"uniform": ["weight_decay=0,inf"]}, "--uniform takes weight_decay=low,high, finite"),
+        ({"loguniform": ["weight_decay=nan,1"]}, "--loguniform takes weight_decay=low,high, finite"),
         ({"loguniform": ["weight_decay=0,1"]}, "--loguniform weight_decay needs positive bounds"),
         ({}, "nothing varies"),
         (
             {"grid": ["optimizer=sgd,adam"], "uniform": ["weight_decay=0,1@optimzer=adam"]},
             "unknown field 'optimzer': did you mean 'optimizer'?",
+        ),
+        (
+            {"grid": ["optimizer=sgd,adam"], "uniform": ["weight_decay=0,1@optimizer=adamw"]},
+            "'@optimizer=adamw' never holds: optimizer is one of sgd, adam",
         ),
         (
             {"grid": ["optimizer=sgd,adam"], "uniform": ["weight_decay=0,1@model=small"]},

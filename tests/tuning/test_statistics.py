@@ -60,6 +60,15 @@ def test_one_step_for_every_seed_is_no_certainty(rng):
     assert np.mean(np.array(found) < 0.05) < 0.06
 
 
+def test_two_settings_that_happen_not_to_vary_are_not_certain():
+    still = {"a": [0.9457, 0.9457], "b": [0.938, 0.938]}
+    assert [each.p for each in compare(still)] == [0]  # nothing depends on the seed here
+    by_pair = {(each.first, each.second): each.p for each in compare({**still, "c": [0.9, 0.91]})}
+    assert by_pair["a", "b"] == 0.5
+    unequal = {**still, "c": [0.9, 0.91, 0.9]}
+    assert compare(unequal)[0].p == 0.5
+
+
 def test_holms_correction_by_hand():
     # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and never falling.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -72,6 +72,9 @@ def test_a_sweep_compares_settings_over_seeds_and_survives_a_broken_one(folder_w
         (["cnn_cifar", "--grid", "optimizer=sgd", "--seeds", "0"], "--seeds must be at least 1"),
         (["cnn_cifar", "--grid", "epochs=1,0"], "--epochs must be at least 1, not 0"),
         (["cnn_cifar"], "nothing varies"),
+        (["cnn_cifar", "--gpus-per-trial", "nan"], "--gpus-per-trial must not be negative, not nan"),
+        (["cnn_cifar", "--time-budget", "nan"], "--time-budget must be positive, not nan"),
+        (["cnn_cifar", "--patience", "nan"], "--patience must not be negative, not nan"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(words, sentence, tmp_path, monkeypatch, capsys):
@@ -100,6 +103,14 @@ def test_settings_are_ranked_in_the_sense_of_the_metric():
     ]
     with pytest.raises(RecipeError, match="'val/acuracy': did you mean 'val/accuracy'"):
         comparison.summarize(finished, settings, "val/acuracy")
+
+
+@pytest.mark.once
+def test_a_setting_that_a_search_draws_again_counts_once():
+    pair = ({"setting": {"units": 16}, "seed": 0}, {"val/accuracy": 0.5, "seconds": 1.0})
+    other = ({"setting": {"units": 16}, "seed": 1}, {"val/accuracy": 0.7, "seconds": 1.0})
+    (row,) = comparison.summarize(comparison.once([pair, other, pair]), [{"units": 16}], "val/accuracy")
+    assert row["values"] == [0.5, 0.7]
 
 
 @pytest.mark.once

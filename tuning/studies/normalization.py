@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -26,16 +26,17 @@ from tuning.statistics import verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIELDS = {"normalization": ["none", "batch", "layer", "group", "rms"]}
-KINDS: dict[str, Callable[[], keras.Layer] | None] = {
-    "none": None,
-    "batch": lambda: layers.BatchNormalization(momentum=0.9),
-    "layer": lambda: layers.LayerNormalization(),
-    "group": lambda: layers.GroupNormalization(8),
-    "rms": lambda: layers.RMSNormalization(),
-}
+KINDS = ["none", "batch", "layer", "group", "rms"]
+FIELDS = {"normalization": KINDS}
 FACTORS = (1 / 3, 1.0, 3.0)  # of the standard deviation that suits relu
 DEPTH, WIDTH = 6, 64
+
+
+def perceptron(kind: str, depth: int) -> keras.Model:
+    """A network with this normalization in every hidden layer."""
+    return networks.perceptron(
+        [WIDTH] * depth, normalization=lambda: layers.normalization.get(kind, WIDTH, 0.9)
+    )
 
 
 def activations(model: keras.Model, seed: int, factor: float) -> np.ndarray:
@@ -58,8 +59,8 @@ def investigate(seeds: Sequence[int], steps: int = 60, depth: int = DEPTH) -> Ev
         depth: hidden layers.
     """
     sizes: dict[str, dict[float, list[np.ndarray]]] = {}
-    for kind, normalization in KINDS.items():
-        model = networks.perceptron([WIDTH] * depth, normalization=normalization)
+    for kind in KINDS:
+        model = perceptron(kind, depth)
         sizes[kind] = {factor: [activations(model, seed, factor) for seed in seeds] for factor in FACTORS}
     kept = {
         kind: [abs(float(np.log10(max(each[-1], 1e-30) / max(each[0], 1e-30)))) for each in by[FACTORS[0]]]
@@ -99,8 +100,7 @@ def investigate(seeds: Sequence[int], steps: int = 60, depth: int = DEPTH) -> Ev
 
 def train(kind: str, seeds: Sequence[int], steps: int, depth: int) -> list[Trial]:
     """One kind of normalization: with batches of 64 from every start, with batches of 4 from the usual."""
-    model = networks.perceptron([WIDTH] * depth, normalization=KINDS[kind])
-    training = networks.Training(model, layers.optimizers.SGD(momentum=0.9))
+    training = networks.Training(perceptron(kind, depth), layers.optimizers.SGD(momentum=0.9))
     trials = []
     for factor in FACTORS:
         for seed in seeds:
