@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+from recipes.engine.backend import put_memory_first
+
 
 def gpt_shakespeare(options, remat):
     """(network, its loss, a batch, its settings)."""
@@ -49,6 +51,8 @@ NETWORKS = {function.__name__: function for function in (gpt_shakespeare, cnn_ci
 
 def measure(network, options, remat):
     """Train, and print what it took."""
+    if remat and os.environ["KERAS_BACKEND"] == "jax":
+        put_memory_first()
     import keras
     import numpy as np
 

@@ -150,9 +150,7 @@ def let_tensorflow_in() -> None:
 def make_deterministic(name: str) -> None:
     """Have a GPU repeat a run bit for bit: no reductions in the order in which threads happen to end."""
     if name == "jax":
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-        )
+        _tell_xla("--xla_gpu_deterministic_ops=true")
     elif name == "torch":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
@@ -174,6 +172,21 @@ def flush_denormals() -> None:
     import torch
 
     torch.set_flush_denormal(True)
+
+
+def put_memory_first() -> None:
+    """Have XLA, which a process must not have used yet, keep little at a time on CPUs.
+
+    Else it computes whatever it can as soon as it can, for the sake of many cores, and so too at once what is
+    to be computed again for the backward pass (`gradients.recompute`): no memory would be saved.
+    """
+    _tell_xla("--xla_cpu_enable_concurrency_optimized_scheduler=false")
+
+
+def _tell_xla(flag: str) -> None:
+    """Set a flag of XLA, which reads them when it is first used."""
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 
 
 def keep_compiled() -> None:

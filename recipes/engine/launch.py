@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from recipes.engine import backend, checkpoints, interruption, recorder, store, tracking
-from recipes.engine.backend import flush_denormals, make_deterministic, require_installed
+from recipes.engine.backend import (
+    flush_denormals,
+    make_deterministic,
+    put_memory_first,
+    require_installed,
+)
 from recipes.engine.config import RunConfig, check_words, field_types, value_of
 from recipes.engine.errors import Finished, RecipeError, usage_error
 from recipes.engine.outage import Away
@@ -87,6 +92,8 @@ def run_recipe(
 
     if config.backend != "numpy":
         require_installed(config.backend)
+        if config.backend == "jax" and getattr(config, "remat", False):
+            put_memory_first()
         # First, as it loads Keras: PyTorch, while it is imported, looks into all modules, and would halfway.
         _seed(config)
         if getattr(config, "deterministic", False):

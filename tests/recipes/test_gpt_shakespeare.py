@@ -221,3 +221,20 @@ def test_attention_maps_are_causal_shares(rng):
 def test_bad_input_gets_one_sentence(fields, sentence):
     with pytest.raises(RecipeError, match=sentence):
         recipe.Config(**fields)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA alone computes again too early")
+@pytest.mark.parametrize("remat", [True, False])
+def test_where_blocks_are_computed_again_memory_comes_first(remat, tmp_path, monkeypatch):
+    """The benchmark shows what it saves; the flag must be there before JAX is used."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_first=1")
+    config = recipe.Config(backend="jax", remat=remat, tracking_uri=f"sqlite:///{tmp_path}/m.db")
+    seen = {}
+
+    def train(config, run):
+        seen["flags"] = os.environ["XLA_FLAGS"]
+        return {}
+
+    launch.run_recipe(config, train)
+    assert seen["flags"].startswith("--xla_first=1")
+    assert seen["flags"].endswith("_concurrency_optimized_scheduler=false") is remat
