@@ -5,8 +5,8 @@
     python -m recipes.cnn_cifar --dataset shapes --epochs 4                   # built in, no download
     python -m recipes.cnn_cifar --model resnet20 --epochs 160 --schedule step --batch-size 128
 
-Expected: 81.7 % of CIFAR-10's test images on JAX, 81.4 % on PyTorch, 81.1 +/- 0.2 % over three seeds on
-TensorFlow, in 15 to 31 minutes on one or two weak cores; 4 to 9 minutes on two better ones
+Expected: 81.45 +/- 0.04 % of CIFAR-10's test images on JAX, 81.1 +/- 0.4 % on PyTorch, 81.1 +/- 0.2 % on
+TensorFlow, over three seeds each, in 4 minutes on one good core; up to 31 minutes on a weak one
 (results/cnn_cifar.md).
 
 Figures: learning curves with the learning rate, confusion matrix, filters of the first layer, feature maps of
