@@ -96,13 +96,15 @@ def comparison(rows: list[dict[str, Any]], metric: str) -> Any:
 
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    for place, row in enumerate(reversed(rows)):
-        spread = row["std"] if len(row["values"]) > 1 else 0
-        axes.errorbar(row["mean"], place, xerr=spread, fmt="s", color="tab:blue", capsize=4, markersize=5)
-        axes.plot(
-            row["values"], [place] * len(row["values"]), "o", color="tab:orange", markersize=3.5, alpha=0.8
-        )
-    axes.set_yticks(range(len(rows)), [row["label"] for row in reversed(rows)], fontsize=8)
+    upwards = rows[::-1]
+    means = [row["mean"] for row in upwards]
+    spreads = [row["std"] if len(row["values"]) > 1 else 0 for row in upwards]
+    axes.errorbar(
+        means, range(len(rows)), xerr=spreads, fmt="s", color="tab:blue", capsize=4, markersize=5
+    )
+    dots = [(value, place) for place, row in enumerate(upwards) for value in row["values"]]
+    axes.plot(*zip(*dots, strict=True), "o", color="tab:orange", markersize=3.5, alpha=0.8)
+    axes.set_yticks(range(len(rows)), [row["label"] for row in upwards], fontsize=8)
     axes.set_xlabel(f"{metric}: seeds (dots), mean and standard deviation (squares)")
     axes.grid(alpha=0.3)
     return figure

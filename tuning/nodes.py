@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ T = TypeVar("T")
 SOURCE = Path(__file__).parents[1]
 PACKAGES = ("layers", "recipes", "tuning")
 INSIDE = ""  # the address for a process that is one of the cluster's own
+
+_ending: list[threading.Thread] = []  # what leaves Ray, after a sweep
 
 
 @contextlib.contextmanager
@@ -38,6 +41,8 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
         yield
         return
     import ray
+
+    settle()
 
     local = options.address == "local"
     shipped = {"py_modules": [str(SOURCE / name) for name in PACKAGES], "excludes": ["__pycache__"]}
@@ -66,7 +71,15 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
             _require_ready(options, base)
         yield
     finally:
-        ray.shutdown()
+        # It takes a second, in which the driver can compare and draw.
+        _ending.append(threading.Thread(target=ray.shutdown))
+        _ending[0].start()
+
+
+def settle() -> None:
+    """Wait until the Ray is gone that a sweep was connected to."""
+    while _ending:
+        _ending.pop().join()
 
 
 def bring_token() -> None:

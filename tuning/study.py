@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command: parse, investigate, print; the exit codes are those of a recipe."""
+    launch.leave_at_once()
     try:
         options, rest = _parsed(sys.argv[1:] if words is None else list(words))
         if options.study is None:

@@ -47,6 +47,7 @@ SHARED = ("command", "mlflow.source.git.commit", "git.dirty")
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command: parse, run, print; the exit codes are those of a recipe."""
+    launch.leave_at_once()
     try:
         run_sweep(*_parsed(sys.argv[1:] if words is None else list(words)))
     except RecipeError as error:
@@ -197,6 +198,8 @@ def run_sweep(
         except outage.Away:
             if status == "FINISHED":  # else there is an error that says more
                 raise
+        finally:
+            nodes.settle()
 
 
 def _trials(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DEFAULT = "sqlite:///mlruns/mlflow.db"
 METRICS_PER_CALL = 900  # MLflow's own limit for one log_batch is 1,000 entities, 100 of them tags
 
+_experiments: dict[tuple[str, str], str] = {}  # identifiers, by store and name
+
 Point = tuple[str, float, int, int]  # metric, value, milliseconds since 1970, optimizer step
 
 
@@ -70,7 +72,7 @@ class Store:
 
         with refusals():
             delivered = deliver(self.client)
-            experiment_id = experiment_of(self.client, self.uri, experiment)
+            experiment_id = known_experiment(self.client, self.uri, experiment)
             run = self.client.create_run(experiment_id, run_name=run_name, tags=tags)
             self.client.log_batch(run.info.run_id, params=[Param(*pair) for pair in params.items()])
         return run.info.run_id, delivered
@@ -155,6 +157,7 @@ def connect(uri: str | None) -> tuple["MlflowClient", str]:
 
 def _create_store(path: Path) -> None:
     """Make an SQLite store at once: MLflow cannot mend one whose tables were left half made."""
+    _experiments.clear()  # there may have been another one in this place
     from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".store-") as folder:
@@ -187,6 +190,13 @@ def _write_ahead() -> None:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
             if mode == "wal":
                 connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def known_experiment(client: "MlflowClient", uri: str, name: str) -> str:
+    """As `experiment_of`, which takes a tenth of the time that a short trial's records take, once a process."""
+    if (uri, name) not in _experiments:
+        _experiments[uri, name] = experiment_of(client, uri, name)
+    return _experiments[uri, name]
 
 
 def experiment_of(client: "MlflowClient", uri: str, name: str) -> str:
