@@ -94,6 +94,13 @@ class Config(TrainingConfig):
         super().__post_init__()
         if self.model == "gat" and self.propagation == "dense":
             raise usage_error("--propagation dense is for gcn: attention has a weight for edges alone")
+        if self.dataset == "sbm" and self.nodes < graphs.LEAST:
+            raise usage_error(f"--nodes must be at least {graphs.LEAST}, not {self.nodes}")
+        if self.dataset == "sbm" and self.propagation == "dense" and self.nodes > graph_layers.DENSE_LIMIT:
+            raise usage_error(
+                f"--propagation dense takes a matrix of --nodes {self.nodes} squared, and at most "
+                f"{graph_layers.DENSE_LIMIT} of them: take --propagation sparse"
+            )
         if self.units is not None and self.units < 1:
             raise usage_error(f"--units must be at least 1, not {self.units}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
@@ -138,9 +145,6 @@ def parts_of(config: Config, graph: graphs.Graph) -> dict[str, np.ndarray]:
         `indices` and `values` (nodes, k) of the features that are not zero, each row's sum 1; for gat
         `edges` (E, 2), for a sparse gcn also `weights` (E,), for a dense one `adjacency` (nodes, nodes)
         instead. Edges go in both directions, with self-loops.
-
-    Raises:
-        RecipeError: the graph is too large for a matrix.
     """
     nodes = len(graph.features)
     indices, values = graph_layers.sparse_rows(row_normalized(graph.features))
@@ -151,10 +155,7 @@ def parts_of(config: Config, graph: graphs.Graph) -> dict[str, np.ndarray]:
     edges, weights = graph_layers.normalized_adjacency(edges, nodes)
     if config.propagation == "sparse":
         return {**features, "edges": edges, "weights": weights}
-    try:
-        return {**features, "adjacency": graph_layers.dense_adjacency(edges, weights, nodes)}
-    except ValueError as error:
-        raise usage_error(f"{error}: take --propagation sparse") from None
+    return {**features, "adjacency": graph_layers.dense_adjacency(edges, weights, nodes)}
 
 
 def row_normalized(features: np.ndarray) -> np.ndarray:

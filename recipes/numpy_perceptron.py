@@ -37,7 +37,8 @@ from layers.autograd.nn import Dense, Sequential
 from layers.autograd.nn.losses import binary_crossentropy
 from layers.autograd.optim import Adam
 from recipes.engine import launch
-from recipes.engine.config import RunConfig
+from recipes.engine.config import ResumableConfig, refuse
+from recipes.engine.parts import Part
 from recipes.engine.tracking import Run
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ GATES = {"OR": np.array([0, 1, 1, 1]), "AND": np.array([0, 0, 0, 1]), "XOR": np.
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ResumableConfig):
     """Settings of the clouds and of the two-layer network."""
+
+    PARTS = True
 
     backend: Literal["numpy"] = "numpy"
     """Only NumPy: this recipe needs no framework."""
@@ -68,6 +71,12 @@ class Config(RunConfig):
     """Distance of the points from the line that separates the clouds."""
     hidden: int = 4
     """Hidden units of the two-layer network; two suffice in principle, but some starts then get stuck."""
+    checkpoint_every: str = "60s"
+    """0: keep nothing; else the trained network is kept, for a killed run to go on with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(self, ("early_stopping",), "the four corners of XOR are all there is: none validates")
 
     @classmethod
     def small(cls, **changes: Any) -> Config:
@@ -138,19 +147,25 @@ def accuracy(w: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def train_network(config: Config, run: Run) -> Sequential:
-    """The two-layer network on XOR, by backpropagation."""
+    """The two-layer network on XOR, by backpropagation, or as a killed run had trained it."""
     rng = np.random.default_rng(config.seed)
     model = Sequential([Dense(config.hidden, "tanh", rng=rng), Dense(1, rng=rng)])
     model(CORNERS)
-    optimizer = Adam(model.weights, config.learning_rate)
-    truth = GATES["XOR"][:, None]
-    for step in range(1, config.epochs + 1):
-        optimizer.zero_grad()
-        loss = binary_crossentropy(truth, model(CORNERS), from_logits=True).mean()
-        loss.backward()
-        optimizer.step()
-        if step % max(1, config.epochs // 50) == 0:
-            run.metrics({"train/loss": loss.item(), "train/accuracy": network_accuracy(model)}, step)
+    part = Part(run, config, "network")
+
+    def trained() -> dict[str, np.ndarray]:
+        optimizer = Adam(model.weights, config.learning_rate)
+        truth = GATES["XOR"][:, None]
+        for step in range(1, config.epochs + 1):
+            optimizer.zero_grad()
+            loss = binary_crossentropy(truth, model(CORNERS), from_logits=True).mean()
+            loss.backward()
+            optimizer.step()
+            if step % max(1, config.epochs // 50) == 0:
+                part.metrics({"train/loss": loss.item(), "train/accuracy": network_accuracy(model)}, step)
+        return {path: weight.data for path, weight in model.named_weights()}
+
+    model.set_weights([*part.once(trained).values()])
     return model
 
 

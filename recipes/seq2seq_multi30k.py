@@ -114,6 +114,10 @@ class Config(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dataset == "numbers" and self.target == "de":
+            raise usage_error(
+                "--dataset numbers has no German, which writes a number as one word: --target fr"
+            )
         if self.units < 2 or self.units % 2:
             raise usage_error(f"--units must be even, half for each direction, not {self.units}")
         for name in ("embedding", "beam", "min_count", "max_words"):

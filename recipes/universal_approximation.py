@@ -39,8 +39,9 @@ from layers.autograd.nn import Dense, Sequential
 from layers.autograd.optim import Adam
 from layers.autograd.schedules import cosine_decay
 from recipes.engine import launch
-from recipes.engine.config import RunConfig
+from recipes.engine.config import ResumableConfig, refuse
 from recipes.engine.errors import usage_error
+from recipes.engine.parts import Part
 from recipes.engine.tracking import Run
 
 if TYPE_CHECKING:
@@ -61,8 +62,10 @@ FUNCTIONS = {**ONE_D, **TWO_D}
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
+class Config(ResumableConfig):
     """Settings of the networks and their training."""
+
+    PARTS = True
 
     backend: Literal["numpy"] = "numpy"
     """Only NumPy: this recipe needs no framework."""
@@ -78,9 +81,12 @@ class Config(RunConfig):
     """Largest width; the widths are 1, 2, 4, ... up to it."""
     seeds: int = 3
     """Networks of every width, from different starts."""
+    checkpoint_every: str = "60s"
+    """0: keep nothing; else every trained network is kept, for a killed run to go on with the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse(self, ("early_stopping",), "networks are compared after equally many steps")
         if self.largest < 1 or self.seeds < 1:
             raise usage_error("--largest and --seeds must be at least 1")
 
@@ -111,17 +117,26 @@ def build_model(width: int, inputs: int, seed: int) -> Sequential:
     return model
 
 
-def fit(config: Config, name: str, width: int, seed: int) -> tuple[Sequential, float]:
-    """Train one network; returns it and its root mean square error on a finer grid than it was trained on."""
+def fit(config: Config, name: str, width: int, seed: int, run: Run) -> tuple[Sequential, float]:
+    """One trained network, and its root mean square error on a finer grid than it was trained on.
+
+    A run that goes on after a kill takes the networks that it had trained.
+    """
     inputs = 1 if name in ONE_D else 2
     x, y = sample(name, 128 if inputs == 1 else 20)
     model = build_model(width, inputs, seed)
-    optimizer = Adam(model.weights, cosine_decay(config.learning_rate, config.epochs))
-    for _ in range(config.epochs):
-        optimizer.zero_grad()
-        error = model(x) - y[:, None]
-        (error * error).mean().backward()
-        optimizer.step()
+
+    def trained() -> dict[str, np.ndarray]:
+        optimizer = Adam(model.weights, cosine_decay(config.learning_rate, config.epochs))
+        for _ in range(config.epochs):
+            optimizer.zero_grad()
+            error = model(x) - y[:, None]
+            (error * error).mean().backward()
+            optimizer.step()
+        return {path: weight.data for path, weight in model.named_weights()}
+
+    weights = Part(run, config, f"{name}-{width}-{seed}".replace(" ", "_")).once(trained)
+    model.set_weights([*weights.values()])
     return model, root_mean_square(predict(model, name), sample(name, fine(name))[1])
 
 
@@ -170,7 +185,7 @@ def train(config: Config, run: Run) -> dict[str, float]:
     for name in FUNCTIONS:
         rows = []
         for width in widths:
-            found = [fit(config, name, width, config.seed + i) for i in range(config.seeds)]
+            found = [fit(config, name, width, config.seed + i, run) for i in range(config.seeds)]
             rows.append([error for _, error in found])
             models[name, width] = min(found, key=lambda pair: pair[1])[0]
             run.metrics({f"rmse/{name.replace(' ', '_')}": float(np.mean(rows[-1]))}, step=width)

@@ -69,8 +69,7 @@ class RunConfig:
                 raise unknown(f"value of {_flag(name)}", str(getattr(self, name)), typing.get_args(kind))
         if self.resume is not None and not isinstance(self, ResumableConfig):
             raise usage_error(
-                "this recipe is done within a minute and writes no checkpoints: "
-                "start it anew, without --resume"
+                "this recipe trains no network and writes no checkpoints: start it anew, without --resume"
             )
 
     @classmethod
@@ -137,6 +136,11 @@ class TrainingConfig(ResumableConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, accumulate=1, probe=0)
+        if self.batch_size % self.accumulate:
+            raise usage_error(
+                f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}: "
+                "choose a divisor of it, or another batch size"
+            )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise usage_error(f"--clip-norm must be positive, not {self.clip_norm}")
         if self.ema is not None and not 0 < self.ema < 1:

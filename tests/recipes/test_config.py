@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from recipes.engine.config import RunConfig, check_words, value_of
+from recipes.engine.config import RunConfig, TrainingConfig, check_words, value_of
 from recipes.engine.errors import RecipeError
 
 pytestmark = pytest.mark.once
@@ -72,10 +72,17 @@ def test_command_lines_that_can():
         ({"learning_rate": float("nan")}, "--learning-rate must be positive"),
         ({"seed": -1}, "--seed must lie in"),
         ({"colour": "blue"}, "unknown value of --colour 'blue'"),
-        ({"resume": "abc"}, "this recipe is done within a minute and writes no checkpoints"),
+        ({"resume": "abc"}, "this recipe trains no network and writes no checkpoints"),
     ],
 )
 def test_impossible_configurations(changes, sentence):
     with pytest.raises(RecipeError) as error:
         Config(**changes)
     assert str(error.value).startswith(sentence) and error.value.exit_code == 2
+
+
+def test_a_batch_is_cut_into_equal_parts():
+    assert TrainingConfig(batch_size=12, accumulate=3).accumulate == 3
+    with pytest.raises(RecipeError, match="--accumulate 5 does not divide --batch-size 12: choose") as error:
+        TrainingConfig(batch_size=12, accumulate=5)
+    assert error.value.exit_code == 2

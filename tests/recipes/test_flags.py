@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from recipes.engine import catalogue, launch, learning_rates
-from recipes.engine.config import TrainingConfig
+from recipes.engine.config import ResumableConfig, TrainingConfig
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.recipes.recorded import Recorded
@@ -54,6 +54,12 @@ def test_what_is_refused(name):
         name, set()
     )
     assert refuses(name, precision="mixed_float16") == (name in WITHOUT_SCALED_LOSS)
+
+
+def test_all_that_train_a_network_can_be_resumed():
+    assert [name for name, config in CONFIGS.items() if not issubclass(config, ResumableConfig)] == [
+        "autograd_engine"
+    ]
 
 
 @pytest.fixture

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from recipes import numpy_perceptron as recipe
+from recipes import rerun
+from recipes.engine import tracking
+from recipes.engine.errors import RecipeError
 from recipes.engine.launch import run_recipe
+from tests.recipes.killing import last_run
 
 pytestmark = pytest.mark.once
 
@@ -48,3 +52,15 @@ def test_a_run_learns_and_draws(tmp_path):
     assert metrics["network/accuracy"] == 1.0
     drawn = {path.stem for path in tmp_path.rglob("*.png")}
     assert drawn == {"perceptron", "boundaries", "forward_pass", "hidden_space"}
+
+
+def test_a_run_repeats(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking.Run, "figure", lambda *arguments: None)
+    run_recipe(recipe.Config.small(epochs=50, points=20), recipe.train)
+    assert rerun.rerun(last_run("numpy_perceptron").info.run_id)
+
+
+def test_early_stopping_is_refused():
+    with pytest.raises(RecipeError, match="--early-stopping is refused"):
+        recipe.Config(early_stopping=1)

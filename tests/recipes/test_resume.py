@@ -1,6 +1,7 @@
 """A run that is killed and resumed ends with the same bits as one that was not."""
 
 import contextlib
+import dataclasses
 import os
 import random
 import signal
@@ -220,6 +221,14 @@ def test_a_full_disk_promises_no_resume_from_what_is_not_there(tmp_path, monkeyp
     assert "the run goes on, but cannot be resumed" in told()
     checkpoints.save(tmp_path, "step-1", {}, {})
     assert "the run goes on, and could be resumed from the one before" in told()
+
+
+@pytest.mark.once
+def test_what_a_part_gave_is_not_computed_again(tmp_path):
+    config = killable.Config(checkpoint_dir=tmp_path)
+    Part(Recorded(), config, "fold1").once(lambda: {"x": np.ones(2)})
+    resumed = dataclasses.replace(config, resume=Recorded.id)
+    np.testing.assert_equal(Part(Recorded(), resumed, "fold1").once(pytest.fail), {"x": np.ones(2)})
 
 
 @pytest.mark.once

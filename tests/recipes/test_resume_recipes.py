@@ -3,9 +3,11 @@
 import importlib
 
 import keras
+import numpy as np
 import pytest
 
-from recipes.engine import launch, programs, tracking
+from layers.autograd.optim import Adam
+from recipes.engine import launch, parts, programs, tracking
 from recipes.engine.parts import Part
 from recipes.engine.progress import Progress
 from tests.recipes.killing import Killed, curves, killed_run, killing, last_run
@@ -37,6 +39,16 @@ CASES = [
         [(Progress, "after_step", 150), (Part, "flush", 20)],
     ),
     ("ntk_width", {"epochs": 20, "widths": "4,8"}, [(Part, "once", 4), (Part, "flush", 3)]),
+    (
+        "universal_approximation",
+        {"epochs": 20, "largest": 2, "seeds": 2},
+        [(Adam, "step", 30), (Part, "flush", 3), (parts.checkpoints, "prune", 5)],
+    ),
+    (
+        "numpy_perceptron",
+        {"epochs": 100, "points": 20},
+        [(Part, "metrics", 20), (parts.checkpoints, "prune", 1)],
+    ),
 ]
 
 
@@ -47,24 +59,48 @@ def compiled_once():
     programs._kept = None
 
 
+def remembered(monkeypatch):
+    """What training ends with: what parts give, and weights and optimizer state of a run without parts."""
+    ended, once, finish = {}, Part.once, Progress.finish
+
+    def of_part(part, compute):
+        ended[part.name] = once(part, compute)
+        return ended[part.name]
+
+    def of_run(progress):
+        last = finish(progress)
+        if not isinstance(progress.run, Part):
+            ended["run"] = progress._arrays()
+        return last
+
+    monkeypatch.setattr(Part, "once", of_part)
+    monkeypatch.setattr(Progress, "finish", of_run)
+    return ended
+
+
 @pytest.mark.parametrize(("name", "fields", "kills"), CASES, ids=[case[0] for case in CASES])
 def test_killed_runs_end_with_the_same_bits(tmp_path, monkeypatch, name, fields, kills):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tracking.Run, "figure", lambda *arguments: None)  # drawing takes longest
     recipe = importlib.import_module(f"recipes.{name}")
+    ended = remembered(monkeypatch)
 
     def run(**more):
         keras.utils.clear_session(free_memory=False)
+        ended.clear()
         launch.run_recipe(recipe.Config.small(**fields, **more), recipe.train)
-        return curves(last_run(name))
+        return curves(last_run(name)), dict(ended)
 
-    whole, resume = run(), None
+    (whole, whole_ended), resume = run(), None
     for kill in kills:
         with monkeypatch.context() as patch:
             killing(patch, *kill)
             with pytest.raises(Killed):
                 run(resume=resume)
         resume = killed_run(name)
-    assert run(resume=resume) == whole
+    resumed, resumed_ended = run(resume=resume)
+    assert resumed == whole
+    assert whole_ended
+    np.testing.assert_equal(resumed_ended, whole_ended)
     checkpoints = tmp_path.glob("mlruns/checkpoints/*/**/*.npz")
     assert {path.name.split("-")[0] for path in checkpoints} <= {"best"}

@@ -224,6 +224,7 @@ def test_backends_agree(attention, options, batch, meeting_place):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
+        ({"dataset": "numbers", "target": "de"}, "--dataset numbers has no German"),
         ({"units": 7}, "--units must be even, half for each direction, not 7"),
         ({"beam": 0}, "--beam must be at least 1, not 0"),
         ({"sampling": 1.5}, "--sampling must lie in 0 ... 1, not 1.5"),

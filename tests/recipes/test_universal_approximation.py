@@ -52,6 +52,13 @@ def test_a_run_learns_and_draws(tmp_path):
     assert drawn == {"construction", "fits", "error_by_width", "surfaces"}
 
 
-def test_a_width_of_zero_is_refused():
-    with pytest.raises(RecipeError, match="--largest and --seeds must be at least 1"):
-        recipe.Config(largest=0)
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"largest": 0}, "--largest and --seeds must be at least 1"),
+        ({"early_stopping": 1}, "--early-stopping is refused"),
+    ],
+)
+def test_impossible_configurations(fields, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        recipe.Config(**fields)

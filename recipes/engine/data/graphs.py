@@ -36,6 +36,7 @@ WORDS = 100  # features of the block model
 INSIDE, ACROSS = 4.0, 2.0  # mean number of neighbours in a node's own block and in all others
 SOME, MANY = 0.05, 0.10  # probability of a word, and of one that is typical of the block
 LABELLED, HELD_OUT = 20, 200  # training nodes a block, and validation nodes
+LEAST = BLOCKS * LABELLED + 2 * HELD_OUT  # nodes of the block model
 DRAWN = 2026  # seed of the block model: one graph of a size for all runs
 
 
@@ -109,17 +110,11 @@ def block_model(nodes: int) -> Graph:
     number of nodes, not its square: the edges of two blocks are counted by a Poisson number, then placed.
 
     Args:
-        nodes: number of nodes.
+        nodes: number of nodes, at least `LEAST`.
 
     Returns:
         The graph: 20 training nodes a block, 200 validation nodes, all others for the test.
-
-    Raises:
-        RecipeError: too few nodes for the split.
     """
-    least = BLOCKS * LABELLED + 2 * HELD_OUT
-    if nodes < least:
-        raise RecipeError(f"--nodes must be at least {least}, not {nodes}", exit_code=2)
     rng = np.random.default_rng(DRAWN)
     classes = np.sort(np.arange(nodes, dtype="int32") % BLOCKS)
     ends = np.searchsorted(classes, np.arange(BLOCKS + 1))
