@@ -1,9 +1,11 @@
 """A sweep's trials on Ray Tune: on this machine or a cluster, in workers that are used again."""
 
 import argparse
+import importlib
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -98,6 +100,8 @@ def run_trials(
                 callbacks=[progress],
             ),
         ).fit()
+        # Ray takes a second to go: meanwhile, what the comparison is drawn with is loaded.
+        threading.Thread(target=importlib.import_module, args=("matplotlib.figure",)).start()
     return outcome_of(results, interrupted=progress.ended < total)
 
 
@@ -164,26 +168,32 @@ def _samples(options: argparse.Namespace, axes: Space, trials: list[dict[str, An
         return tune.grid_search(population.members(trials))
     # Runs of a pack train as long as each other.
     values = load_recipe(options.recipe)[0].VALUES - {"epochs"}
-    return tune.grid_search(packed(trials, options.pack, values))
+    return tune.grid_search(packed(trials, options.pack, values, nodes.trials_at_a_time(options)))
 
 
-def packed(runs: list[dict[str, Any]], pack: int, values: frozenset[str]) -> list[dict[str, Any]]:
-    """Runs in trials: alone, or up to `pack` of those that one program can train.
+def packed(
+    runs: list[dict[str, Any]], pack: int, values: frozenset[str], workers: int
+) -> list[dict[str, Any]]:
+    """Runs in trials: alone, or up to `pack` of those that one program can train, in equal parts.
+
+    There are no fewer trials than workers for the sake of larger ones.
 
     Args:
         runs: each a `setting` and a `seed`.
         pack: the most runs in a trial.
         values: fields that a program takes as numbers: in the others a trial's runs agree.
+        workers: how many trials run at a time.
     """
+    pack = min(pack, math.ceil(len(runs) / max(1, workers)))
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         program = label({name: value for name, value in run["setting"].items() if name not in values})
         groups.setdefault(program, []).append(run)
-    return [
-        {"runs": group[first : first + pack]}
-        for group in groups.values()
-        for first in range(0, len(group), pack)
-    ]
+    trials = []
+    for group in groups.values():
+        size = math.ceil(len(group) / math.ceil(len(group) / pack))
+        trials += [{"runs": group[first : first + size]} for first in range(0, len(group), size)]
+    return trials
 
 
 def _name(run: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 import sys
-import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +19,6 @@ T = TypeVar("T")
 SOURCE = Path(__file__).parents[1]
 PACKAGES = ("layers", "recipes", "tuning")
 INSIDE = ""  # the address for a process that is one of the cluster's own
-
-_ending: list[threading.Thread] = []  # what leaves Ray, after a sweep
 
 
 @contextlib.contextmanager
@@ -41,8 +38,6 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
         yield
         return
     import ray
-
-    settle()
 
     local = options.address == "local"
     shipped = {"py_modules": [str(SOURCE / name) for name in PACKAGES], "excludes": ["__pycache__"]}
@@ -71,15 +66,7 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
             _require_ready(options, base)
         yield
     finally:
-        # It takes a second, in which the driver can compare and draw.
-        _ending.append(threading.Thread(target=ray.shutdown))
-        _ending[0].start()
-
-
-def settle() -> None:
-    """Wait until the Ray is gone that a sweep was connected to."""
-    while _ending:
-        _ending.pop().join()
+        ray.shutdown()
 
 
 def bring_token() -> None:
@@ -164,7 +151,7 @@ def _require_room(options: argparse.Namespace) -> None:
     Raises:
         RecipeError: this machine, which cannot grow, has too little.
     """
-    nodes = [node for node in _nodes() if _has_room(node, options)]
+    nodes = [node for node in _nodes() if _room(node, options)]
     if nodes:
         return
     most = {kind: max(node["Resources"].get(kind, 0) for node in _nodes()) for kind in ("CPU", "GPU")}
@@ -181,9 +168,16 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _has_room(node: dict[str, Any], options: argparse.Namespace) -> bool:
-    has = node["Resources"]
-    return has.get("CPU", 0) >= options.cpus_per_trial and has.get("GPU", 0) >= options.gpus_per_trial
+def trials_at_a_time(options: argparse.Namespace) -> int:
+    """How many trials run at once on the nodes that are there, as far as it is allowed."""
+    count = sum(_room(node, options) for node in _nodes())
+    return min(count, options.max_concurrent or count)
+
+
+def _room(node: dict[str, Any], options: argparse.Namespace) -> int:
+    """How many trials a node can run at once."""
+    shares = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
+    return min(int(node["Resources"].get(kind, 0) / share) for kind, share in shares.items() if share)
 
 
 def _require_ready(options: argparse.Namespace, base: dict[str, Any]) -> None:
@@ -191,7 +185,7 @@ def _require_ready(options: argparse.Namespace, base: dict[str, Any]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes() if _has_room(node, options)}
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _nodes() if _room(node, options)}
     others = sorted(set(nodes.values()) - {here(), "127.0.0.1"})
     if not others:
         return

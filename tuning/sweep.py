@@ -198,8 +198,6 @@ def run_sweep(
         except outage.Away:
             if status == "FINISHED":  # else there is an error that says more
                 raise
-        finally:
-            nodes.settle()
 
 
 def _trials(

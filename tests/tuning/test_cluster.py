@@ -138,6 +138,18 @@ def test_trials_that_fit_nowhere_are_told_before_they_wait(monkeypatch, capsys):
                     nodes._require_room(options)
 
 
+def test_trials_at_a_time_are_those_that_fit_on_the_nodes_that_live(monkeypatch):
+    nodes_seen = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 7.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes_seen)
+    for cpus, gpus, most, count in ((1, 0.0, None, 11), (2, 0.0, None, 5), (1, 0.5, None, 2), (1, 0.0, 3, 3)):
+        options = argparse.Namespace(cpus_per_trial=cpus, gpus_per_trial=gpus, max_concurrent=most)
+        assert nodes.trials_at_a_time(options) == count
+
+
 @linux
 def test_a_population_on_several_machines_needs_a_storage_for_all(cluster):
     options = argparse.Namespace(

@@ -146,12 +146,21 @@ def test_trials_share_what_decides_the_program():
         for optimizer in ("sgd", "adam")
         for rate in (0.1, 0.2, 0.3)
     ]
-    trials = packed(runs, 4, mlp_fashion.Config.VALUES)
-    assert [len(trial["runs"]) for trial in trials] == [4, 2, 4, 2]
+    trials = packed(runs, 4, mlp_fashion.Config.VALUES, workers=2)
+    assert [len(trial["runs"]) for trial in trials] == [3, 3, 3, 3]
     for trial in trials:
         assert len({run["setting"]["optimizer"] for run in trial["runs"]}) == 1
     assert sorted(map(str, (run for trial in trials for run in trial["runs"]))) == sorted(map(str, runs))
-    assert packed(runs, 1, mlp_fashion.Config.VALUES) == [{"runs": [run]} for run in _by_optimizer(runs)]
+    alone = packed(runs, 1, mlp_fashion.Config.VALUES, workers=2)
+    assert alone == [{"runs": [run]} for run in _by_optimizer(runs)]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("workers", "sizes"), [(1, [10]), (2, [5, 5]), (3, [4, 4, 2]), (20, [1] * 10)])
+def test_no_worker_waits_for_the_pack_of_another(workers, sizes):
+    runs = [{"setting": {"learning_rate": rate}, "seed": 0} for rate in range(1, 11)]
+    trials = packed(runs, 32, mlp_fashion.Config.VALUES, workers)
+    assert [len(trial["runs"]) for trial in trials] == sizes
 
 
 def _by_optimizer(runs):
