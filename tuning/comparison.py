@@ -99,9 +99,7 @@ def comparison(rows: list[dict[str, Any]], metric: str) -> Any:
     upwards = rows[::-1]
     means = [row["mean"] for row in upwards]
     spreads = [row["std"] if len(row["values"]) > 1 else 0 for row in upwards]
-    axes.errorbar(
-        means, range(len(rows)), xerr=spreads, fmt="s", color="tab:blue", capsize=4, markersize=5
-    )
+    axes.errorbar(means, range(len(rows)), xerr=spreads, fmt="s", color="tab:blue", capsize=4, markersize=5)
     dots = [(value, place) for place, row in enumerate(upwards) for value in row["values"]]
     axes.plot(*zip(*dots, strict=True), "o", color="tab:orange", markersize=3.5, alpha=0.8)
     axes.set_yticks(range(len(rows)), [row["label"] for row in upwards], fontsize=8)

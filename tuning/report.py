@@ -59,7 +59,7 @@ def write(run_id: str, uri: str | None, folder: Path, metric: str | None = None)
 
     record = records.read(uri, run_id, metric)
     told = sections(record)
-    subtitle = f"{record.title} · run {record.id} · {record.status.lower()}"
+    subtitle = f"run {record.id} · {record.status.lower()} · {record.title}"  # a footer cuts its end
     page, printed = (folder / f"report-{run_id}.{kind}" for kind in ("html", "pdf"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,11 +222,12 @@ def importance(record: Record) -> list[Block]:
                 f"A random forest that has seen three quarters of the {count} settings predicts "
                 f"{record.metric} of the others with R² = {fit:.2f}. A field matters as much as this falls "
                 "when its values are shuffled"
-                + (": here it does not predict, and the importances say nothing." if fit <= 0 else ".")
+                + (": here it does not predict, and nothing falls." if fit <= 0 else ".")
             )
         )
-        caption = "Permutation importance on settings that the forest has not seen, with standard deviation."
-        blocks.append(picture(figures.importances(found, record.metric), caption))
+        if fit > 0:
+            caption = "Permutation importance on settings that the forest has not seen; standard deviation."
+            blocks.append(picture(figures.importances(found, record.metric), caption))
     else:
         blocks.append(
             Text(

@@ -193,7 +193,7 @@ def _write_ahead() -> None:
 
 
 def known_experiment(client: "MlflowClient", uri: str, name: str) -> str:
-    """As `experiment_of`, which takes a tenth of the time that a short trial's records take, once a process."""
+    """As `experiment_of`, asked once a process: it is a tenth of what recording a short trial takes."""
     if (uri, name) not in _experiments:
         _experiments[uri, name] = experiment_of(client, uri, name)
     return _experiments[uri, name]

@@ -1,6 +1,7 @@
 """Reports: all that MLflow has of a sweep or a study, on a page without links and four to eight of paper."""
 
 import argparse
+import dataclasses
 import re
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def test_only_what_varies_is_called_varied(swept):
     values, smaller = record.quantities["val/accuracy"]
     assert not smaller and len(values) == 9
     assert values["activation=relu learning_rate=0.001"] == pytest.approx([0.6001, 0.6101, 0.6201])
+
+
+def test_a_forest_that_predicts_nothing_weighs_nothing(swept):
+    record = records.read(*swept)
+    noise = np.random.default_rng(0).normal(size=len(record.trials))
+    trials = [
+        dataclasses.replace(trial, metrics={**trial.metrics, "val/accuracy": value})
+        for trial, value in zip(record.trials, noise, strict=True)
+    ]
+    understood, puzzled = (
+        report.importance(each) for each in (record, dataclasses.replace(record, trials=trials))
+    )
+    assert "does not predict" in puzzled[0].text and "does not predict" not in understood[0].text
+    assert len(puzzled) == len(understood) - 1 == 2  # without the picture of the importances
 
 
 @pytest.mark.parametrize(
