@@ -185,6 +185,7 @@ class TransformerBlock(keras.layers.Layer):
 
     def _make_norm(self, name: str, input_shape: tuple) -> keras.layers.Layer:
         norm = NORMALIZATIONS[self.normalization](epsilon=self.epsilon, dtype=self.dtype_policy, name=name)
+        norm.supports_masking = True  # Keras' RMSNormalization, and so ours, would drop it
         norm.build(input_shape)
         return norm
 
