@@ -11,9 +11,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from . import float8
 from .attention import LOWEST_SCORE, causal_mask, scaled_dot_product_attention
 from .dense import LowRankAdaptation
-from .quantization import Quantizable, product_of_integers
+from .quantization import Quantizable, QuantizableParts, product_of_integers
 from .regularization import Dropout
 
 
@@ -47,9 +48,10 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         Tensor `(..., *o)`.
     """
 
-    modes = ("int8", "int4")
+    modes = ("int8", "int4", "float8")
     matrix = "kernel"
     shared_axis = 0
+    in_file = ("kernel", "bias")
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         self.supports_masking = True
 
     @property
-    def kernel_shape(self) -> tuple:
+    def matrix_shape(self) -> tuple:
         """`(*i, *o)`, however the kernel is stored."""
         return (*self.contracted_shape, *self.projected_shape)
 
@@ -113,16 +115,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
             config["input_axes"] = list(range(len(contracted)))
             config["output_axes"] = list(range(len(contracted), len(shape)))
             initializer = type(initializer).from_config(config)
-        if self.quantization_mode:
-            self.quantized_build(shape, self.quantization_mode, self.quantization_config)
-        else:
-            self._kernel = self.add_weight(
-                name="kernel",
-                shape=shape,
-                initializer=initializer,
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-            )
+        self.add_matrix(shape, initializer)
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -133,23 +126,28 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
                 constraint=self.bias_constraint,
             )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(..., *i) -> (..., *o)`."""
         # One matrix product over all leading axes: faster than any einsum of the same meaning.
-        return self.finish(ops.matmul(self.rows(inputs), self.flat(self.kernel)), inputs)
+        return self.finish(ops.matmul(self.rows(inputs), self.flat(self.kernel)), inputs, self.bias)
 
     def rows(self, inputs: Any) -> Any:
         """`(..., *i)` as a matrix."""
         return ops.reshape(inputs, (-1, math.prod(inputs.shape[-self.contracted_axes :])))
 
-    def finish(self, outputs: Any, inputs: Any) -> Any:
+    def finish(self, outputs: Any, inputs: Any, bias: Any) -> Any:
         """Bias, and all axes again."""
         leading = ops.shape(inputs)[: len(inputs.shape) - self.contracted_axes]
-        if self.bias is not None:
-            outputs = outputs + ops.reshape(self.bias, (-1,))
+        if bias is not None:
+            outputs = outputs + ops.reshape(bias, (-1,))
         return ops.reshape(outputs, (*leading, *self.projected_shape))
 
-    def _int8_call(self, inputs: Any) -> Any:
+    def _float8_call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The product of factors rounded to eight bits."""
+        outputs = float8.product(self, self.rows(inputs), self.flat(self._kernel), training)
+        return self.finish(outputs, inputs, float8.bias_of(self))
+
+    def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product of integers."""
         outputs = product_of_integers(
             self.rows(inputs),
@@ -160,7 +158,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         )
         return self.adapted(outputs, inputs)
 
-    def _int4_call(self, inputs: Any) -> Any:
+    def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product with what the integers stand for, or, with an activation quantizer, of integers."""
         if self.quantization_config and self.quantization_config.activation_quantizer:
             return self._int8_call(inputs)
@@ -171,7 +169,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         if self.lora_enabled:
             change = ops.matmul(self.rows(inputs), self.flat(self.change()))
             outputs = ops.cast(outputs + change, self.compute_dtype)
-        return self.finish(outputs, inputs)
+        return self.finish(outputs, inputs, self.bias)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The last axes replaced by the projected ones."""
@@ -195,7 +193,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         }
 
 
-class HeadedAttention(keras.layers.Layer):
+class HeadedAttention(QuantizableParts, keras.layers.Layer):
     """What multi-head and grouped-query attention share; subclasses give the projections their shapes."""
 
     def __init__(
