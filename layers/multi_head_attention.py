@@ -578,6 +578,11 @@ class HeadedAttention(QuantizableParts, keras.layers.Layer):
         mask = ops.broadcast_to(mask, (*leading, *targets, *sources))
         return ops.reshape(mask, (*leading, math.prod(targets), math.prod(sources)))
 
+    def attended_axes(self, rank: int) -> tuple:
+        """The axes along which inputs of this rank attend, counted from the first."""
+        axes = range(1, rank - 1) if self._attention_axes is None else self._attention_axes
+        return tuple(axis % rank for axis in axes)
+
     def compute_output_spec(
         self,
         query: Any,
@@ -596,13 +601,10 @@ class HeadedAttention(QuantizableParts, keras.layers.Layer):
         """Symbolic outputs, and scores and cache where they are returned."""
         shape = self.compute_output_shape(query.shape, value.shape, None if key is None else key.shape)
         source = value.shape if cache is None else cache[0].shape
-        kept = tuple(
-            size for axis, size in enumerate(query.shape[:-1]) if axis not in (self._attention_axes or ())
-        )
-        lengths = tuple(sizes[axis] for sizes in (query.shape, source) for axis in self._attention_axes)
-        scores = keras.KerasTensor(
-            (*kept, self._query_dense.projected_shape[0], *lengths), self.compute_dtype
-        )
+        axes = self.attended_axes(len(query.shape))
+        kept = tuple(size for axis, size in enumerate(query.shape[:-1]) if axis not in axes)
+        lengths = tuple(sizes[axis] for sizes in (query.shape, source) for axis in axes)
+        scores = keras.KerasTensor((*kept, self._num_heads, *lengths), self.compute_dtype)
         return self._results(
             keras.KerasTensor(shape, dtype=self.compute_dtype),
             scores if return_attention_scores else None,
@@ -783,9 +785,7 @@ class MultiHeadAttention(HeadedAttention):
         """Make the projections."""
         key_shape = value_shape if key_shape is None else key_shape
         check_source_shapes(value_shape, key_shape)
-        rank = len(value_shape)
-        axes = range(1, rank - 1) if self._attention_axes is None else self._attention_axes
-        self._attention_axes = tuple(axis if axis >= 0 else rank + axis for axis in axes)
+        self._attention_axes = self.attended_axes(len(value_shape))
         self._build_projections(
             (query_shape, key_shape, value_shape),
             query_heads=(self._num_heads, self._key_dim),
@@ -886,6 +886,7 @@ class GroupedQueryAttention(HeadedAttention):
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
         self._attention_axes = (1,)
+        self._num_heads = num_query_heads
 
     @property
     def use_gate(self) -> bool:
