@@ -253,7 +253,7 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product of integers."""
         outputs = product_of_integers(
-            inputs, self.integers(), self.kernel_scale, self.quantization_config, self.compute_dtype
+            inputs, self.integers(), self.kernel_scale, self.inputs_quantizer, self.compute_dtype
         )
         return self.adapted(outputs, inputs)
 
@@ -263,7 +263,7 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
 
     def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product with what the integers stand for, or, with an activation quantizer, of integers."""
-        if self.quantization_config and self.quantization_config.activation_quantizer:
+        if self.inputs_quantizer:
             return self._int8_call(inputs)
         return self.adapted(ops.matmul(inputs, self.dequantized()), inputs)
 

@@ -193,6 +193,7 @@ class ReversibleEmbedding(Embedding):
     """
 
     matrix = "embeddings"
+    integer_inputs = ("int8", "int4")
 
     def __init__(
         self,
@@ -302,8 +303,8 @@ class ReversibleEmbedding(Embedding):
         if zero:
             matrix = of_groups(matrix, scale, *zero, self.g_idx, 0, self.compute_dtype)
             scale = ops.ones((self.input_dim,), dtype=self.compute_dtype)
-        config, dtype = self.quantization_config, self.compute_dtype
-        return self.capped(product_of_integers(inputs, matrix, scale, config, dtype))
+        quantizer, dtype = self.inputs_quantizer, self.compute_dtype
+        return self.capped(product_of_integers(inputs, matrix, scale, quantizer, dtype))
 
     def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
         """Look integers and scales up, or score."""

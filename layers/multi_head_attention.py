@@ -153,14 +153,14 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
             self.rows(inputs),
             self.flat(self.integers()),
             ops.reshape(self.kernel_scale, (-1,)),
-            self.quantization_config,
+            self.inputs_quantizer,
             self.compute_dtype,
         )
         return self.adapted(outputs, inputs)
 
     def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product with what the integers stand for, or, with an activation quantizer, of integers."""
-        if self.quantization_config and self.quantization_config.activation_quantizer:
+        if self.inputs_quantizer:
             return self._int8_call(inputs)
         return self.adapted(ops.matmul(self.rows(inputs), self.dequantized()), inputs)
 

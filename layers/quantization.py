@@ -1,6 +1,7 @@
 """Weights of eight bits: `q = round(s w)` with `s = 127 / max |w|`, a scale for every column or row.
 
-Of four bits: likewise with 7, or in groups with zero points, see `packing`.
+Of four bits: likewise with 7, or in groups with zero points, see `packing`; products of floating-point numbers
+of eight bits: see `float8`.
 """
 
 import math
@@ -46,15 +47,14 @@ def check_mode(layer: Any, mode: str) -> None:
         )
 
 
-def product_of_integers(inputs: Any, integers: Any, scale: Any, config: Any, dtype: str) -> Any:
+def product_of_integers(inputs: Any, integers: Any, scale: Any, quantizer: Any, dtype: str) -> Any:
     """The product of integers, `(s_x x) (s_W W)`, over both scales; its gradient is that of `x W`.
 
     Args:
         inputs: shape `(..., depth)`.
         integers: s_W W, of shape `(depth, width)`.
         scale: s_W, `(width,)`.
-        config: a `keras.quantizers.Int8QuantizationConfig`, or None; one without activation quantizer leaves
-            the inputs as they are.
+        quantizer: makes integers of the inputs, as `quantized` does; None leaves the inputs as they are.
         dtype: of the outputs.
 
     Returns:
@@ -69,8 +69,8 @@ def product_of_integers(inputs: Any, integers: Any, scale: Any, config: Any, dty
             return ops.matmul(upstream, ops.transpose(ops.cast(integers, dtype) / scale)), None, None
 
         total_scale = scale
-        if config is None or config.activation_quantizer:
-            inputs, input_scale = quantized(inputs, -1, config and config.activation_quantizer)
+        if quantizer is not None:
+            inputs, input_scale = quantizer(inputs, axis=-1)
             total_scale = scale * input_scale
         return ops.cast(ops.matmul(inputs, integers), dtype) / total_scale, gradient
 
@@ -86,6 +86,9 @@ class Quantizable:
     """
 
     modes: tuple = ("int8",)
+    integer_inputs: tuple = (
+        "int8",
+    )  # in which modes inputs are made integers unless a config says otherwise
     matrix: str
     shared_axis: int
     in_file: tuple
@@ -96,6 +99,13 @@ class Quantizable:
         scales = [f"{self.matrix}_scale", f"{self.matrix}_zero", "g_idx"]
         added = {None: [], "int8": scales[:1], "int4": scales, "float8": float8.NAMES}
         return {mode: [*self.in_file, *added[mode]] for mode in (None, *self.modes)}
+
+    @property
+    def inputs_quantizer(self) -> Any:
+        """What makes integers of a product's inputs, `(values, axis) -> (integers, scales)`, or None."""
+        if self.quantization_config is not None:
+            return self.quantization_config.activation_quantizer
+        return quantized if self.quantization_mode in self.integer_inputs else None
 
     def add_matrix(self, shape: tuple, initializer: Any = None) -> None:
         """Make the matrix, in few bits where the layer's dtype says so."""

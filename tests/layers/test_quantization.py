@@ -312,6 +312,24 @@ def test_quantized_projection_then_adapted(mode, rng):
     np.testing.assert_allclose(numpy_of(ours(inputs, inputs)), numpy_of(theirs(inputs, inputs)), atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", [*MODES, "int8_from_float32", "int4/4_from_float32", "int4/-1_from_float32"])
+@pytest.mark.parametrize("name", ["Dense", "Embedding", "ReversibleEmbedding"])
+def test_attributes_are_those_of_keras(name, mode):
+    facts = []
+    for module in (layers, keras.layers):
+        arguments, inputs = ((5,), X) if name == "Dense" else ((5, 4), TOKENS)
+        made_so = {"dtype": mode} if "_from_" in mode else {}
+        layer = getattr(module, name)(*arguments, **made_so)
+        layer(inputs)
+        if not made_so and (mode != "float8" or name == "Dense"):
+            layer.quantize(MODES[mode][0], config=MODES[mode][1])
+        names = {each for each in dir(layer) if not each.startswith("_")}
+        facts.append((names, bool(getattr(layer, "inputs_quantizer", None)), layer.dtype_policy))
+    assert not facts[1][0] - facts[0][0]
+    assert name == "Embedding" or facts[0][1] == facts[1][1]  # Keras' has no such word
+    assert facts[0][2] == facts[1][2]
+
+
 BLOCKS = {
     "feed forward": (lambda: layers.FeedForward(8, "swiglu"), (3, 6)),
     "encoder block": (lambda: layers.TransformerEncoderBlock(2, 8), (3, 6)),
