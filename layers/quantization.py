@@ -1,7 +1,7 @@
 """Weights of eight bits: `q = round(s w)` with `s = 127 / max |w|`, a scale for every column or row.
 
-Of four bits: likewise with 7, or in groups with zero points, see `packing`; products of floating-point numbers
-of eight bits: see `float8`.
+Of four bits: likewise with 7, or in groups with zero points, see `packing`. Products of floating-point
+numbers of eight bits: see `float8`.
 """
 
 import math
@@ -249,7 +249,7 @@ class Quantizable:
 
         The file shows a group's size, but not whether inputs are quantized: they are in int8, not in int4.
         """
-        if self.quantization_mode is not None or "0" not in store:
+        if not self.built or self.quantization_mode is not None or "0" not in store:
             return
         if keras.backend.standardize_dtype(store["0"].dtype) != "int8":
             return

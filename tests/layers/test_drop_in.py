@@ -295,8 +295,13 @@ def mask_facts(layer, name, arguments, mask):
     return keras.tree.map_structure(lambda x: numpy_of(x).tolist() if keras.ops.is_tensor(x) else x, facts)
 
 
-# Keras' cells have no masks; its RMSNormalization over several axes mistakes one for another.
-MASKED = [case for case in BUILT if not case[0].endswith("Cell") and case[0] != "RMSNormalization"]
+# Keras' cells have no masks; its RMSNormalization over several axes mistakes one for another; and TensorFlow's
+# CPUs have no convolution of channels in front.
+MASKED = [
+    (name, options, shape)
+    for name, options, shape in BUILT
+    if not name.endswith("Cell") and name != "RMSNormalization" and "data_format" not in options
+]
 MASKED += [("RMSNormalization", {}, SEQUENCE)]
 MASKED += [("Bidirectional", {"layer": keras.layers.GRU(3, return_sequences=True)}, SEQUENCE)]
 MASKED += [("RNN", {"cell": keras.layers.GRUCell(3), "return_sequences": True}, SEQUENCE)]
