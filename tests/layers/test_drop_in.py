@@ -94,6 +94,13 @@ def test_call_arguments(name):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("name", [name for module, name in CLASSES if module == "optimizers"])
+def test_build_arguments(name):
+    ours, theirs = (parameters(cls.build) for cls in twins("optimizers", name))
+    assert ours == theirs
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("module, name", [pair for pair in CLASSES if pair[0] != "initializers"])
 def test_config(module, name):
     ours, theirs = (made(cls, name="same").get_config() for cls in twins(module, name))
@@ -295,8 +302,8 @@ def mask_facts(layer, name, arguments, mask):
     return keras.tree.map_structure(lambda x: numpy_of(x).tolist() if keras.ops.is_tensor(x) else x, facts)
 
 
-# Keras' cells have no masks; its RMSNormalization over several axes mistakes one for another; and TensorFlow's
-# CPUs have no convolution of channels in front.
+# Keras' cells have no masks; its RMSNormalization over several axes mistakes one for another; and on CPUs
+# TensorFlow has no convolution of channels in front.
 MASKED = [
     (name, options, shape)
     for name, options, shape in BUILT
