@@ -96,6 +96,13 @@ def _positive_part(x: Any) -> Any:
     return ops.where(x <= 0, 0.0, x)
 
 
+def _negative_part(x: Any) -> Any:
+    """Return what `_positive_part` leaves of x; a difference would be none at infinity."""
+    if keras.config.backend() == "torch":
+        return ops.clip(x, -math.inf, 0.0)  # one kernel too, with gradient 1 at 0
+    return ops.where(x <= 0, x, 0.0)
+
+
 @_activation
 def linear(x: Any) -> Any:
     """f(x) = x."""
@@ -184,9 +191,8 @@ def leaky_relu_derivative(x: Any, negative_slope: float = 0.2) -> Any:
 def elu(x: Any, alpha: float = 1.0) -> Any:
     """Exponential linear unit: f(x) = x for x > 0, alpha * (exp(x) - 1) otherwise (Clevert et al. 2015)."""
     x = ops.convert_to_tensor(x)
-    positive = _positive_part(x)
     # The exponential sees min(x, 0): it cannot overflow, nor spoil the gradient of the other branch.
-    return positive + alpha * ops.expm1(x - positive)
+    return _positive_part(x) + alpha * ops.expm1(_negative_part(x))
 
 
 @_derivative_of(elu)
@@ -268,7 +274,7 @@ def softplus(x: Any) -> Any:
     """f(x) = log(1 + exp(x)), computed as max(x, 0) + log(1 + exp(-|x|)): no overflow, no lost tail."""
     x = ops.convert_to_tensor(x)
     positive = _positive_part(x)
-    return positive + ops.log1p(ops.exp(x - 2.0 * positive))
+    return positive + ops.log1p(ops.exp(_negative_part(x) - positive))
 
 
 @_derivative_of(softplus)

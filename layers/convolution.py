@@ -13,6 +13,7 @@ from keras import ops
 
 from . import windows
 from .dense import Dense, LowRankAdaptation
+from .quantization import QuantizableParts
 from .windows import window_count
 
 
@@ -851,7 +852,7 @@ class Conv2DTranspose(Convolution):
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class WaveNetBlock(keras.Layer):
+class WaveNetBlock(QuantizableParts, keras.Layer):
     """A gated causal convolution with a residual and a skip output.
 
         z = tanh(W_f * x + V_f h) sigmoid(W_g * x + V_g h),    residual = x + W_r z,    skip = W_s z

@@ -5,23 +5,26 @@ from typing import Any
 import keras
 from keras import ops
 
+from . import float8
 from .quantization import Quantizable, product_of_integers
 
 
 class LowRankAdaptation:
-    """Mixin for layers whose `kernel` can be fine-tuned by a product of two thin matrices (LoRA).
+    """Mixin for layers whose `matrix` can be fine-tuned by a product of two thin matrices (LoRA).
 
-        kernel = W + alpha / rank A B,    A: (..., inputs, rank), B: (rank, outputs), W frozen
+        matrix = W + alpha / rank A B,    A: (..., inputs, rank), B: (rank, outputs), W frozen
 
-    Layers call `set_adaptation` in their constructor, make `_kernel` and `bias` in `build` and end it
-    with `adapt_if_asked`.
+    Layers call `set_adaptation` in their constructor, make `_kernel`, or what `matrix` says, and `bias` in
+    `build` and end it with `adapt_if_asked`.
 
     Reference:
         Hu et al., 2021, LoRA: low-rank adaptation of large language models, arXiv:2106.09685.
     """
 
+    matrix = "kernel"
+
     def set_adaptation(self, lora_rank: int | None, lora_alpha: float | None) -> None:
-        """Keep rank and scale; a rank of None leaves the kernel as it is."""
+        """Keep rank and scale; a rank of None leaves the matrix as it is."""
         self.lora_rank = lora_rank
         self.lora_alpha = lora_rank if lora_alpha is None else lora_alpha
         self.lora_enabled = False
@@ -32,28 +35,35 @@ class LowRankAdaptation:
             self.built = True
             self.enable_lora(self.lora_rank, self.lora_alpha)
 
+    def adapted_matrix(self) -> Any:
+        """The matrix with its adaptation, where there is one."""
+        if not self.built:
+            raise AttributeError(f"You must build the layer before accessing `{self.matrix}`.")
+        matrix = getattr(self, f"_{self.matrix}")
+        return ops.cast(matrix + self.change(), self.compute_dtype) if self.lora_enabled else matrix
+
     @property
     def kernel(self) -> Any:
         """The kernel with its adaptation, where there is one."""
-        if not self.built:
-            raise AttributeError("You must build the layer before accessing `kernel`.")
-        if not self.lora_enabled:
-            return self._kernel
-        return ops.cast(self._kernel + self.change(), self.compute_dtype)
+        return self.adapted_matrix()
 
     @property
-    def kernel_shape(self) -> tuple:
-        """The kernel's shape, however it is stored."""
-        return self._kernel.shape
+    def matrix_shape(self) -> tuple:
+        """The matrix' shape, however it is stored."""
+        return getattr(self, f"_{self.matrix}").shape
+
+    def factors(self) -> list:
+        """A and B."""
+        return [getattr(self, f"lora_{self.matrix}_{part}") for part in "ab"]
 
     def change(self) -> Any:
-        """The low-rank change of the kernel."""
-        return self.lora_alpha / self.lora_rank * ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
+        """The low-rank change of the matrix."""
+        return self.lora_alpha / self.lora_rank * ops.matmul(*self.factors())
 
     def changed(self, inputs: Any) -> Any:
         """What the change adds to the product with these inputs `(..., inputs)`."""
-        product = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
-        return self.lora_alpha / self.lora_rank * product
+        a, b = self.factors()
+        return self.lora_alpha / self.lora_rank * ops.matmul(ops.matmul(inputs, a), b)
 
     def enable_lora(
         self,
@@ -62,7 +72,7 @@ class LowRankAdaptation:
         a_initializer: Any = "he_uniform",
         b_initializer: Any = "zeros",
     ) -> None:
-        """Freeze the kernel and train a change of low rank to it; once, after the layer is built.
+        """Freeze the matrix and train a change of low rank to it; once, after the layer is built.
 
         Args:
             rank: number of columns of A and rows of B.
@@ -70,12 +80,12 @@ class LowRankAdaptation:
             a_initializer, b_initializer: how A and B start; B from zeros leaves the layer unchanged.
 
         Raises:
-            ValueError: if the layer is not built, is adapted already, or has a kernel constraint.
+            ValueError: if the layer is not built, is adapted already, or has a constraint on the matrix.
         """
-        if self.kernel_constraint:
+        if getattr(self, f"{self.matrix}_constraint"):
             raise ValueError(
-                "Lora is incompatible with kernel constraints. In order to enable lora on this layer, "
-                "remove the `kernel_constraint` argument."
+                f"Lora is incompatible with {self.matrix.removesuffix('s')} constraints. In order to enable "
+                f"lora on this layer, remove the `{self.matrix}_constraint` argument."
             )
         if not self.built:
             raise ValueError("Cannot enable lora on a layer that isn't yet built.")
@@ -83,55 +93,51 @@ class LowRankAdaptation:
             raise ValueError("lora is already enabled. This can only be done once per layer.")
         # Keras locks the state of a built layer; its own layers open it in the same way.
         self._tracker.unlock()
-        shape = self.kernel_shape
-        for name, factor_shape, initializer in (
-            ("lora_kernel_a", (*shape[:-1], rank), a_initializer),
-            ("lora_kernel_b", (rank, shape[-1]), b_initializer),
+        shape = self.matrix_shape
+        for part, factor_shape, initializer in (
+            ("a", (*shape[:-1], rank), a_initializer),
+            ("b", (rank, shape[-1]), b_initializer),
         ):
             factor = self.add_weight(
-                name=name,
+                name=f"lora_{self.matrix}_{part}",
                 shape=factor_shape,
                 initializer=keras.initializers.get(initializer),
                 # The change is small: half precision would lose it.
                 dtype="float32",
-                regularizer=self.kernel_regularizer,
+                regularizer=getattr(self, f"{self.matrix}_regularizer"),
             )
-            setattr(self, name, factor)
-        self._kernel.trainable = False
+            setattr(self, f"lora_{self.matrix}_{part}", factor)
+        getattr(self, f"_{self.matrix}").trainable = False
         self._tracker.lock()
         self.lora_enabled = True
         self.lora_rank = rank
         self.lora_alpha = rank if lora_alpha is None else lora_alpha
 
-    def saved_variables(self) -> list:
-        """What a file holds: the adapted kernel as one, the bias, and the scales of a quantized kernel."""
-        kernel, *rest = self.quantization_variables() if self.quantization_mode else [self._kernel]
-        return [kernel, *([] if self.bias is None else [self.bias]), *rest]
+    def saved_variables(self) -> dict:
+        """What a file holds, by name."""
+        return {"kernel": self._kernel} | ({} if self.bias is None else {"bias": self.bias})
 
-    def saved_values(self) -> list:
+    def saved_values(self) -> dict:
         """Their values, with the adaptation merged in."""
-        kernel, *rest = self.quantized_values() if self.quantization_mode else [self.kernel]
-        return [kernel, *([] if self.bias is None else [self.bias]), *rest]
+        return self.saved_variables() | {"kernel": self.kernel}
 
     def save_own_variables(self, store: dict) -> None:
-        """Write the kernel, with its adaptation merged in, and the bias."""
+        """Write the matrix, with its adaptation merged in, and what else there is."""
         if self.built:
-            for index, value in enumerate(self.saved_values()):
+            for index, value in enumerate(self.saved_values().values()):
                 store[str(index)] = value
 
     def load_own_variables(self, store: dict) -> None:
-        """Read kernel and bias; an adaptation starts from no change again."""
-        if isinstance(self, Quantizable) and "0" in store:
-            self.quantize_as(store["0"])
-        if not self.lora_enabled and self.quantization_mode is None:
-            super().load_own_variables(store)
-            return
-        for index, variable in enumerate(self.saved_variables()):
-            variable.assign(store[str(index)])
+        """Read what `save_own_variables` wrote; an adaptation starts from no change again."""
         if not self.lora_enabled:
+            self._check_load_own_variables(store)
+        if not self.built:
             return
-        self.lora_kernel_a.assign(ops.zeros(self.lora_kernel_a.shape))
-        self.lora_kernel_b.assign(ops.zeros(self.lora_kernel_b.shape))
+        for index, variable in enumerate(self.saved_variables().values()):
+            variable.assign(store[str(index)])
+        if self.lora_enabled:
+            for factor in self.factors():
+                factor.assign(ops.zeros(factor.shape))
 
     def adaptation_config(self) -> dict:
         """The constructor's arguments of the adaptation, where there is one."""
@@ -168,9 +174,10 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
         ValueError: if `units` is not a positive integer.
     """
 
-    modes = ("int8", "int4")
+    modes = ("int8", "int4", "float8")
     matrix = "kernel"
     shared_axis = 0
+    in_file = ("kernel", "bias")
 
     def __init__(
         self,
@@ -214,23 +221,13 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
         return self.integers() if self.built and self.quantization_mode == "int4" else super().kernel
 
     @property
-    def kernel_shape(self) -> tuple:
+    def matrix_shape(self) -> tuple:
         """`(inputs, units)`."""
         return (self._kernel.shape[0], self.units)
 
     def build(self, input_shape: tuple) -> None:
         """Make W and b for inputs of this shape."""
-        shape = (input_shape[-1], self.units)
-        if self.quantization_mode:
-            self.quantized_build(shape, self.quantization_mode, self.quantization_config)
-        else:
-            self._kernel = self.add_weight(
-                name="kernel",
-                shape=shape,
-                initializer=self.kernel_initializer,
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-            )
+        self.add_matrix((input_shape[-1], self.units))
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -245,24 +242,28 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the layer."""
-        return self.finish(ops.matmul(inputs, self.kernel))  # (batch, ..., units)
+        return self.finish(ops.matmul(inputs, self.kernel), self.bias)  # (batch, ..., units)
 
-    def finish(self, outputs: Any) -> Any:
+    def finish(self, outputs: Any, bias: Any) -> Any:
         """Bias and activation."""
-        if self.use_bias:
-            outputs = ops.add(outputs, self.bias)
+        if bias is not None:
+            outputs = ops.add(outputs, bias)
         return outputs if self.activation is None else self.activation(outputs)
 
     def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product of integers."""
         outputs = product_of_integers(
-            inputs, self.integers(), self.kernel_scale, self.quantization_config, self.compute_dtype
+            inputs, self.integers(), self.kernel_scale, self.inputs_quantizer, self.compute_dtype
         )
         return self.adapted(outputs, inputs)
 
+    def _float8_call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The product of factors rounded to eight bits."""
+        return self.finish(float8.product(self, inputs, self._kernel, training), float8.bias_of(self))
+
     def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product with what the integers stand for, or, with an activation quantizer, of integers."""
-        if self.quantization_config and self.quantization_config.activation_quantizer:
+        if self.inputs_quantizer:
             return self._int8_call(inputs)
         return self.adapted(ops.matmul(inputs, self.dequantized()), inputs)
 
@@ -270,7 +271,7 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
         """The change of low rank, bias and activation."""
         if self.lora_enabled:
             outputs = ops.cast(outputs + self.changed(inputs), self.compute_dtype)
-        return self.finish(outputs)
+        return self.finish(outputs, self.bias)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The input's shape with `units` as last axis."""

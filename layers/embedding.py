@@ -7,12 +7,13 @@ import keras
 from keras import ops
 
 from .convolution import as_data_format
+from .dense import LowRankAdaptation
 from .packing import of_groups, unpacked
-from .quantization import Quantizable, product_of_integers, quantized
+from .quantization import Quantizable, product_of_integers
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class Embedding(Quantizable, keras.layers.Layer):
+class Embedding(Quantizable, LowRankAdaptation, keras.layers.Layer):
     """A table of vectors, one a token: `y = E[x]`; drop-in for `keras.layers.Embedding`.
 
     Args:
@@ -44,6 +45,7 @@ class Embedding(Quantizable, keras.layers.Layer):
     modes = ("int8", "int4")
     matrix = "embeddings"
     shared_axis = 1
+    in_file = ("embeddings",)
 
     def __init__(
         self,
@@ -77,9 +79,7 @@ class Embedding(Quantizable, keras.layers.Layer):
         self.supports_masking = mask_zero
         # The rows that are taken are cast, not the whole table.
         self.autocast = False
-        self.lora_rank = lora_rank
-        self.lora_alpha = lora_rank if lora_alpha is None else lora_alpha
-        self.lora_enabled = False
+        self.set_adaptation(lora_rank, lora_alpha)
         self.quantization_config = quantization_config
         if weights is not None:
             self.build()
@@ -89,106 +89,20 @@ class Embedding(Quantizable, keras.layers.Layer):
         """Make the table."""
         if self.built:
             return
-        shape = (self.input_dim, self.output_dim)
-        if self.quantization_mode:
-            self.quantized_build(shape, self.quantization_mode, self.quantization_config)
-        else:
-            self._embeddings = self.add_weight(
-                name="embeddings",
-                shape=shape,
-                initializer=self.embeddings_initializer,
-                regularizer=self.embeddings_regularizer,
-                constraint=self.embeddings_constraint,
-            )
+        self.add_matrix((self.input_dim, self.output_dim))
         self.built = True
-        if self.lora_rank:
-            self.enable_lora(self.lora_rank, self.lora_alpha)
+        self.adapt_if_asked()
 
     @property
     def embeddings(self) -> Any:
-        """The table, with its low-rank change if there is one."""
-        if not self.built:
-            raise AttributeError("You must build the layer before accessing `embeddings`.")
-        if self.quantization_mode == "int4":
-            return self.integers()
-        if not self.lora_enabled:
-            return self._embeddings
-        return ops.cast(self._embeddings + self.change(), self.compute_dtype)
+        """The table, with its low-rank change if there is one; of four bits, one integer a byte."""
+        is_packed = self.built and self.quantization_mode == "int4"
+        return self.integers() if is_packed else self.adapted_matrix()
 
-    def change(self) -> Any:
-        """The low-rank change of the table."""
-        return self.lora_alpha / self.lora_rank * ops.matmul(self.lora_embeddings_a, self.lora_embeddings_b)
-
-    def enable_lora(
-        self,
-        rank: int,
-        lora_alpha: float | None = None,
-        a_initializer: Any = "he_uniform",
-        b_initializer: Any = "zeros",
-    ) -> None:
-        """Freeze the table and train a change of low rank to it; once, after the layer is built.
-
-        Args:
-            rank: number of columns of A `(input_dim, rank)` and rows of B `(rank, output_dim)`.
-            lora_alpha: scale of the change; None takes `rank`.
-            a_initializer, b_initializer: how A and B start; B from zeros leaves the table unchanged.
-
-        Raises:
-            ValueError: if the layer is not built, is adapted already, or has a constraint.
-        """
-        if self.embeddings_constraint:
-            raise ValueError(
-                "Lora is incompatible with embedding constraints. In order to enable lora on this layer, "
-                "remove the `embeddings_constraint` argument."
-            )
-        if not self.built:
-            raise ValueError("Cannot enable lora on a layer that isn't yet built.")
-        if self.lora_enabled:
-            raise ValueError("lora is already enabled. This can only be done once per layer.")
-        # Keras locks the state of a built layer; its own layers open it in the same way.
-        self._tracker.unlock()
-        factors = (
-            ("a", (self.input_dim, rank), a_initializer),
-            ("b", (rank, self.output_dim), b_initializer),
-        )
-        for part, shape, initializer in factors:
-            factor = self.add_weight(
-                name=f"lora_embeddings_{part}",
-                shape=shape,
-                initializer=keras.initializers.get(initializer),
-                # The change is small: half precision would lose it.
-                dtype="float32",
-                regularizer=self.embeddings_regularizer,
-            )
-            setattr(self, f"lora_embeddings_{part}", factor)
-        self._embeddings.trainable = False
-        self._tracker.lock()
-        self.lora_enabled = True
-        self.lora_rank = rank
-        self.lora_alpha = rank if lora_alpha is None else lora_alpha
-
-    def save_own_variables(self, store: dict) -> None:
-        """Write the table, with its change merged in."""
-        if self.built:
-            values = self.quantized_values() if self.quantization_mode else [self.embeddings]
-            for index, value in enumerate(values):
-                store[str(index)] = value
-
-    def saved_variables(self) -> list:
-        """What a file holds: the table, and what says what its integers mean."""
-        return self.quantization_variables() if self.quantization_mode else [self._embeddings]
-
-    def load_own_variables(self, store: dict) -> None:
-        """Read the table; a change of low rank starts from none again."""
-        if "0" in store:
-            self.quantize_as(store["0"])
-        if not self.lora_enabled:
-            super().load_own_variables(store)
-            return
-        for index, variable in enumerate(self.saved_variables()):
-            variable.assign(store[str(index)])
-        for factor in (self.lora_embeddings_a, self.lora_embeddings_b):
-            factor.assign(ops.zeros(factor.shape))
+    @property
+    def matrix_shape(self) -> tuple:
+        """`(input_dim, output_dim)`."""
+        return (self.input_dim, self.output_dim)
 
     def call(self, inputs: Any) -> Any:
         """Look the tokens up."""
@@ -222,7 +136,8 @@ class Embedding(Quantizable, keras.layers.Layer):
     def adapted(self, outputs: Any, inputs: Any) -> Any:
         """The change of low rank of the rows looked up."""
         if self.lora_enabled:
-            change = ops.matmul(ops.take(self.lora_embeddings_a, inputs, axis=0), self.lora_embeddings_b)
+            a, b = self.factors()
+            change = ops.matmul(ops.take(a, inputs, axis=0), b)
             outputs = ops.cast(outputs + self.lora_alpha / self.lora_rank * change, self.compute_dtype)
         return outputs
 
@@ -246,9 +161,7 @@ class Embedding(Quantizable, keras.layers.Layer):
             "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
             "mask_zero": self.mask_zero,
         }
-        if self.lora_rank:
-            config |= {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha}
-        return config | self.quantization_description()
+        return config | self.adaptation_config() | self.quantization_description()
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -279,8 +192,8 @@ class ReversibleEmbedding(Embedding):
         https://arxiv.org/abs/1608.05859
     """
 
-    modes = ("int8",)
     matrix = "embeddings"
+    integer_inputs = ("int8", "int4")
 
     def __init__(
         self,
@@ -323,6 +236,16 @@ class ReversibleEmbedding(Embedding):
                 initializer=type(initializer).from_config(initializer.get_config()),
             )
 
+    @property
+    def variable_serialization_spec(self) -> dict:
+        """For each mode the names of the variables in a file; those of R come last."""
+        spec = super().variable_serialization_spec
+        if self.tie_weights:
+            return spec
+        names = ["reverse_embeddings", "reverse_embeddings_scale", "reverse_embeddings_zero"]
+        counts = {None: 1, "int8": 2, "int4": 3}
+        return {mode: [*spec[mode], *names[: counts[mode]]] for mode in spec}
+
     def quantized_build(self, shape: tuple, mode: str, config: Any = None) -> None:
         """Make the tables of integers and their scales."""
         super().quantized_build(shape, mode, config)
@@ -330,25 +253,23 @@ class ReversibleEmbedding(Embedding):
             return
         if hasattr(self, "reverse_embeddings"):
             del self.reverse_embeddings
-        self.reverse_embeddings = self.add_weight(
-            name="reverse_embeddings",
-            shape=(self.output_dim, self.input_dim),
-            initializer="zeros",
-            dtype="int8",
-            trainable=False,
-        )
-        self.reverse_embeddings_scale = self.add_weight(
-            name="reverse_embeddings_scale", shape=(self.input_dim,), initializer="ones", trainable=False
-        )
+        width = (self.output_dim + 1) // 2 if mode == "int4" else self.output_dim
+        self.add_fixed("reverse_embeddings", (width, self.input_dim), "int8")
+        # Of the transpose as of E; but in Keras the zeros of R are no integers.
+        self.add_fixed("reverse_embeddings_scale", self.embeddings_scale.shape[::-1])
+        if hasattr(self, "embeddings_zero"):
+            self.add_fixed("reverse_embeddings_zero", self.embeddings_zero.shape[::-1])
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> None:
-        """Store the tables in eight bits from now on; see `Quantizable.quantize`."""
-        reverse = None if self.tie_weights else self.reverse_embeddings.value
+        """Store the tables in few bits from now on; see `Quantizable.quantize`."""
+        reverse = None if self.tie_weights else ops.transpose(self.reverse_embeddings.value)
         super().quantize(mode, type_check, config)
         if reverse is not None:
-            integers, scales = quantized(reverse, 0, config and config.weight_quantizer)
-            self.reverse_embeddings.assign(integers)
-            self.reverse_embeddings_scale.assign(ops.squeeze(scales, 0))
+            quantizer = config and config.weight_quantizer
+            values = self.stored_values(reverse, mode, self.group_size(config), quantizer)
+            for name, value in zip(("", "_scale", "_zero"), values, strict=False):
+                variable = getattr(self, f"reverse_embeddings{name}")
+                variable.assign(ops.reshape(ops.transpose(value), variable.shape))
 
     def call(self, inputs: Any, reverse: bool = False) -> Any:
         """Look the tokens up, or score them."""
@@ -364,16 +285,34 @@ class ReversibleEmbedding(Embedding):
             return logits
         return self.logit_soft_cap * ops.tanh(logits / self.logit_soft_cap)
 
-    def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
-        """Look integers and scales up, or score by a product of integers."""
-        if not reverse:
-            return super()._int8_call(inputs)
+    def reverse_integers(self) -> tuple:
+        """R's integers `(output_dim, input_dim)`, one in a byte, their scales and, of groups, zeros."""
         if self.tie_weights:
-            integers, scale = ops.transpose(self._embeddings), self.embeddings_scale
-        else:
-            integers, scale = self.reverse_embeddings, self.reverse_embeddings_scale
-        logits = product_of_integers(inputs, integers, scale, self.quantization_config, self.compute_dtype)
-        return self.capped(logits)
+            _, scale, *groups = self.quantization_variables()
+            scales = [ops.transpose(scale), ops.transpose(groups[0])] if groups else [scale]
+            return ops.transpose(self.integers()), *scales
+        names = ("reverse_embeddings", "reverse_embeddings_scale", "reverse_embeddings_zero")
+        integers, *scales = (getattr(self, name) for name in names if hasattr(self, name))
+        if self.quantization_mode == "int4":
+            integers = ops.transpose(unpacked(ops.transpose(integers), self.output_dim))
+        return integers, *scales
+
+    def scores(self, inputs: Any) -> Any:
+        """The logits, by R's integers, or by what those of groups stand for."""
+        matrix, scale, *zero = self.reverse_integers()
+        if zero:
+            matrix = of_groups(matrix, scale, *zero, self.g_idx, 0, self.compute_dtype)
+            scale = ops.ones((self.input_dim,), dtype=self.compute_dtype)
+        quantizer, dtype = self.inputs_quantizer, self.compute_dtype
+        return self.capped(product_of_integers(inputs, matrix, scale, quantizer, dtype))
+
+    def _int8_call(self, inputs: Any, reverse: bool = False) -> Any:
+        """Look integers and scales up, or score."""
+        return self.scores(inputs) if reverse else super()._int8_call(inputs)
+
+    def _int4_call(self, inputs: Any, reverse: bool = False) -> Any:
+        """Look bytes, scales and zeros up, or score."""
+        return self.scores(inputs) if reverse else super()._int4_call(inputs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """False where the token is 0, if `mask_zero`; scores have no mask, as in Keras."""
@@ -388,28 +327,6 @@ class ReversibleEmbedding(Embedding):
         """Symbolic outputs: their shape depends on the direction."""
         dtype = (self.reverse_dtype if reverse else None) or self.compute_dtype
         return keras.KerasTensor(self.compute_output_shape(tuple(inputs.shape), reverse), dtype=dtype)
-
-    def save_own_variables(self, store: dict) -> None:
-        """Write the table, and R where it is not tied to it."""
-        super().save_own_variables(store)
-        if self.built:
-            for index, variable in self.reverse_variables().items():
-                store[index] = variable
-
-    def load_own_variables(self, store: dict) -> None:
-        """Read the table and R."""
-        super().load_own_variables(store)
-        if self.lora_enabled:
-            for index, variable in self.reverse_variables().items():
-                variable.assign(store[index])
-
-    def reverse_variables(self) -> dict:
-        """R and its scales, by their numbers in a file."""
-        if self.tie_weights:
-            return {}
-        if not self.quantization_mode:
-            return {"1": self.reverse_embeddings}
-        return {"2": self.reverse_embeddings, "3": self.reverse_embeddings_scale}
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""

@@ -341,28 +341,28 @@ class _FunctionLoss(keras.losses.Loss):
     "mean_with_sample_weight", "none" or None), `name` and `dtype` as in Keras.
     """
 
-    function: ClassVar[Callable]
+    fn: ClassVar[Callable]
 
     def __init__(self, reduction: str | None, name: str | None, dtype: Any, **settings: Any) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self._settings = settings
+        self._fn_kwargs = settings
         for key, value in settings.items():
             setattr(self, key, value)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return one value a sample."""
-        return type(self).function(*_of_one_rank(y_true, y_pred), **self._settings)
+        return self.fn(*_of_one_rank(y_true, y_pred), **self._fn_kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), **self._settings}
+        return {**super().get_config(), **self._fn_kwargs}
 
 
 @keras.saving.register_keras_serializable(package="layers")
 class MeanSquaredError(_FunctionLoss):
     """Mean squared error: see `mean_squared_error`."""
 
-    function = staticmethod(mean_squared_error)
+    fn = staticmethod(mean_squared_error)
 
     def __init__(
         self,
@@ -377,7 +377,7 @@ class MeanSquaredError(_FunctionLoss):
 class MeanAbsoluteError(_FunctionLoss):
     """Mean absolute error: see `mean_absolute_error`."""
 
-    function = staticmethod(mean_absolute_error)
+    fn = staticmethod(mean_absolute_error)
 
     def __init__(
         self,
@@ -392,7 +392,7 @@ class MeanAbsoluteError(_FunctionLoss):
 class Huber(_FunctionLoss):
     """Huber's loss: quadratic up to delta, linear beyond: see `huber`."""
 
-    function = staticmethod(huber)
+    fn = staticmethod(huber)
 
     def __init__(
         self,
@@ -408,7 +408,7 @@ class Huber(_FunctionLoss):
 class Hinge(_FunctionLoss):
     """Hinge loss, for labels -1 and 1 (or 0 and 1): see `hinge`."""
 
-    function = staticmethod(hinge)
+    fn = staticmethod(hinge)
 
     def __init__(
         self,
@@ -423,7 +423,7 @@ class Hinge(_FunctionLoss):
 class SquaredHinge(_FunctionLoss):
     """Squared hinge loss, for labels -1 and 1 (or 0 and 1): see `squared_hinge`."""
 
-    function = staticmethod(squared_hinge)
+    fn = staticmethod(squared_hinge)
 
     def __init__(
         self,
@@ -438,7 +438,7 @@ class SquaredHinge(_FunctionLoss):
 class CategoricalHinge(_FunctionLoss):
     """Hinge loss over classes, for one-hot labels: see `categorical_hinge`."""
 
-    function = staticmethod(categorical_hinge)
+    fn = staticmethod(categorical_hinge)
 
     def __init__(
         self,
@@ -453,7 +453,7 @@ class CategoricalHinge(_FunctionLoss):
 class KLDivergence(_FunctionLoss):
     """Kullback-Leibler divergence of the prediction from the label: see `kl_divergence`."""
 
-    function = staticmethod(kl_divergence)
+    fn = staticmethod(kl_divergence)
 
     def __init__(
         self,
@@ -468,7 +468,7 @@ class KLDivergence(_FunctionLoss):
 class BinaryCrossentropy(_FunctionLoss):
     """Cross-entropy of yes-or-no labels: see `binary_crossentropy`."""
 
-    function = staticmethod(binary_crossentropy)
+    fn = staticmethod(binary_crossentropy)
 
     def __init__(
         self,
@@ -488,7 +488,7 @@ class BinaryCrossentropy(_FunctionLoss):
 class BinaryFocalCrossentropy(_FunctionLoss):
     """Cross-entropy of yes-or-no labels that discounts easy samples: see `binary_focal_crossentropy`."""
 
-    function = staticmethod(binary_focal_crossentropy)
+    fn = staticmethod(binary_focal_crossentropy)
 
     def __init__(
         self,
@@ -519,7 +519,7 @@ class BinaryFocalCrossentropy(_FunctionLoss):
 class CategoricalCrossentropy(_FunctionLoss):
     """Cross-entropy of one-hot or soft labels: see `categorical_crossentropy`."""
 
-    function = staticmethod(categorical_crossentropy)
+    fn = staticmethod(categorical_crossentropy)
 
     def __init__(
         self,
@@ -539,7 +539,7 @@ class CategoricalCrossentropy(_FunctionLoss):
 class CategoricalFocalCrossentropy(_FunctionLoss):
     """Cross-entropy of one-hot labels that discounts easy samples: see `categorical_focal_crossentropy`."""
 
-    function = staticmethod(categorical_focal_crossentropy)
+    fn = staticmethod(categorical_focal_crossentropy)
 
     def __init__(
         self,
@@ -568,7 +568,7 @@ class CategoricalFocalCrossentropy(_FunctionLoss):
 class SparseCategoricalCrossentropy(_FunctionLoss):
     """Cross-entropy of class numbers: see `sparse_categorical_crossentropy`."""
 
-    function = staticmethod(sparse_categorical_crossentropy)
+    fn = staticmethod(sparse_categorical_crossentropy)
 
     def __init__(
         self,

@@ -11,9 +11,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from . import float8
 from .attention import LOWEST_SCORE, causal_mask, scaled_dot_product_attention
 from .dense import LowRankAdaptation
-from .quantization import Quantizable, product_of_integers
+from .quantization import Quantizable, QuantizableParts, product_of_integers
 from .regularization import Dropout
 
 
@@ -47,9 +48,10 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         Tensor `(..., *o)`.
     """
 
-    modes = ("int8", "int4")
+    modes = ("int8", "int4", "float8")
     matrix = "kernel"
     shared_axis = 0
+    in_file = ("kernel", "bias")
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         self.supports_masking = True
 
     @property
-    def kernel_shape(self) -> tuple:
+    def matrix_shape(self) -> tuple:
         """`(*i, *o)`, however the kernel is stored."""
         return (*self.contracted_shape, *self.projected_shape)
 
@@ -113,16 +115,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
             config["input_axes"] = list(range(len(contracted)))
             config["output_axes"] = list(range(len(contracted), len(shape)))
             initializer = type(initializer).from_config(config)
-        if self.quantization_mode:
-            self.quantized_build(shape, self.quantization_mode, self.quantization_config)
-        else:
-            self._kernel = self.add_weight(
-                name="kernel",
-                shape=shape,
-                initializer=initializer,
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-            )
+        self.add_matrix(shape, initializer)
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -133,36 +126,41 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
                 constraint=self.bias_constraint,
             )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(..., *i) -> (..., *o)`."""
         # One matrix product over all leading axes: faster than any einsum of the same meaning.
-        return self.finish(ops.matmul(self.rows(inputs), self.flat(self.kernel)), inputs)
+        return self.finish(ops.matmul(self.rows(inputs), self.flat(self.kernel)), inputs, self.bias)
 
     def rows(self, inputs: Any) -> Any:
         """`(..., *i)` as a matrix."""
         return ops.reshape(inputs, (-1, math.prod(inputs.shape[-self.contracted_axes :])))
 
-    def finish(self, outputs: Any, inputs: Any) -> Any:
+    def finish(self, outputs: Any, inputs: Any, bias: Any) -> Any:
         """Bias, and all axes again."""
         leading = ops.shape(inputs)[: len(inputs.shape) - self.contracted_axes]
-        if self.bias is not None:
-            outputs = outputs + ops.reshape(self.bias, (-1,))
+        if bias is not None:
+            outputs = outputs + ops.reshape(bias, (-1,))
         return ops.reshape(outputs, (*leading, *self.projected_shape))
 
-    def _int8_call(self, inputs: Any) -> Any:
+    def _float8_call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The product of factors rounded to eight bits."""
+        outputs = float8.product(self, self.rows(inputs), self.flat(self._kernel), training)
+        return self.finish(outputs, inputs, float8.bias_of(self))
+
+    def _int8_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product of integers."""
         outputs = product_of_integers(
             self.rows(inputs),
             self.flat(self.integers()),
             ops.reshape(self.kernel_scale, (-1,)),
-            self.quantization_config,
+            self.inputs_quantizer,
             self.compute_dtype,
         )
         return self.adapted(outputs, inputs)
 
-    def _int4_call(self, inputs: Any) -> Any:
+    def _int4_call(self, inputs: Any, training: bool | None = None) -> Any:
         """The product with what the integers stand for, or, with an activation quantizer, of integers."""
-        if self.quantization_config and self.quantization_config.activation_quantizer:
+        if self.inputs_quantizer:
             return self._int8_call(inputs)
         return self.adapted(ops.matmul(self.rows(inputs), self.dequantized()), inputs)
 
@@ -171,7 +169,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         if self.lora_enabled:
             change = ops.matmul(self.rows(inputs), self.flat(self.change()))
             outputs = ops.cast(outputs + change, self.compute_dtype)
-        return self.finish(outputs, inputs)
+        return self.finish(outputs, inputs, self.bias)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """The last axes replaced by the projected ones."""
@@ -195,7 +193,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
         }
 
 
-class HeadedAttention(keras.layers.Layer):
+class HeadedAttention(QuantizableParts, keras.layers.Layer):
     """What multi-head and grouped-query attention share; subclasses give the projections their shapes."""
 
     def __init__(
@@ -580,6 +578,11 @@ class HeadedAttention(keras.layers.Layer):
         mask = ops.broadcast_to(mask, (*leading, *targets, *sources))
         return ops.reshape(mask, (*leading, math.prod(targets), math.prod(sources)))
 
+    def attended_axes(self, rank: int) -> tuple:
+        """The axes along which inputs of this rank attend, counted from the first."""
+        axes = range(1, rank - 1) if self._attention_axes is None else self._attention_axes
+        return tuple(axis % rank for axis in axes)
+
     def compute_output_spec(
         self,
         query: Any,
@@ -598,13 +601,10 @@ class HeadedAttention(keras.layers.Layer):
         """Symbolic outputs, and scores and cache where they are returned."""
         shape = self.compute_output_shape(query.shape, value.shape, None if key is None else key.shape)
         source = value.shape if cache is None else cache[0].shape
-        kept = tuple(
-            size for axis, size in enumerate(query.shape[:-1]) if axis not in (self._attention_axes or ())
-        )
-        lengths = tuple(sizes[axis] for sizes in (query.shape, source) for axis in self._attention_axes)
-        scores = keras.KerasTensor(
-            (*kept, self._query_dense.projected_shape[0], *lengths), self.compute_dtype
-        )
+        axes = self.attended_axes(len(query.shape))
+        kept = tuple(size for axis, size in enumerate(query.shape[:-1]) if axis not in axes)
+        lengths = tuple(sizes[axis] for sizes in (query.shape, source) for axis in axes)
+        scores = keras.KerasTensor((*kept, self._num_heads, *lengths), self.compute_dtype)
         return self._results(
             keras.KerasTensor(shape, dtype=self.compute_dtype),
             scores if return_attention_scores else None,
@@ -785,9 +785,7 @@ class MultiHeadAttention(HeadedAttention):
         """Make the projections."""
         key_shape = value_shape if key_shape is None else key_shape
         check_source_shapes(value_shape, key_shape)
-        rank = len(value_shape)
-        axes = range(1, rank - 1) if self._attention_axes is None else self._attention_axes
-        self._attention_axes = tuple(axis if axis >= 0 else rank + axis for axis in axes)
+        self._attention_axes = self.attended_axes(len(value_shape))
         self._build_projections(
             (query_shape, key_shape, value_shape),
             query_heads=(self._num_heads, self._key_dim),
@@ -888,6 +886,7 @@ class GroupedQueryAttention(HeadedAttention):
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
         self._attention_axes = (1,)
+        self._num_heads = num_query_heads
 
     @property
     def use_gate(self) -> bool:

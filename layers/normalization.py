@@ -346,6 +346,8 @@ class BatchNormalization(Normalization):
         self.renorm_clipping = checked_clipping(renorm_clipping) if renorm else renorm_clipping
         self.renorm_momentum = renorm_momentum
         self.synchronized = synchronized
+        self.moving_mean = None
+        self.moving_variance = None
 
     def build(self, input_shape: tuple) -> None:
         """Make gamma, beta and the moving statistics, one entry a channel."""
@@ -674,6 +676,7 @@ class RMSNormalization(keras.Layer):
         y = scale x / sqrt(mean(x^2) + epsilon)
 
     with the mean over `axis`, which `scale` spans: layer normalization without the mean and beta.
+    As Keras', it hands no mask on, and warns of one; set `supports_masking` to change that.
 
     Args:
         axis: an axis or several, normalized together.
@@ -693,7 +696,6 @@ class RMSNormalization(keras.Layer):
         super().__init__(**kwargs)
         self.axis = axis
         self.epsilon = epsilon
-        self.supports_masking = True
 
     def build(self, input_shape: tuple) -> None:
         """Make the scale over the normalized axes."""

@@ -10,9 +10,10 @@ from .convolution import as_data_format, as_tuple, over_image, window_count
 
 
 class WindowPooling(keras.Layer):
-    """One number for every window of every channel; subclasses set `rank` and `reduce`."""
+    """One number for every window of every channel; subclasses set `rank`, `pool_mode` and `reduce`."""
 
     rank: int
+    pool_mode: str
 
     def __init__(
         self,
@@ -78,6 +79,8 @@ class WindowPooling(keras.Layer):
 class MaxPooling(WindowPooling):
     """The largest value of each window; padding never wins. Of Keras' two, this one has a default size."""
 
+    pool_mode = "max"
+
     def __init__(
         self,
         pool_size: int | tuple = 2,
@@ -125,6 +128,8 @@ class MaxPooling(WindowPooling):
 
 class AveragePooling(WindowPooling):
     """The mean of each window; padding is not counted."""
+
+    pool_mode = "average"
 
     def reduce(self, inputs: Any, **window: Any) -> Any:
         """The mean of each window."""

@@ -211,9 +211,8 @@ class SpatialDropout(Dropout):
         seed: int | None = None,
         name: str | None = None,
         dtype: Any = None,
-        **kwargs: Any,
     ):
-        super().__init__(rate, seed=seed, name=name, dtype=dtype, **kwargs)
+        super().__init__(rate, seed=seed, name=name, dtype=dtype)
         self.data_format = as_data_format(data_format)
         self.input_spec = keras.InputSpec(ndim=self.rank + 2)
 
@@ -225,10 +224,9 @@ class SpatialDropout(Dropout):
         return (shape[0], shape[1], *(1,) * self.rank)
 
     def get_config(self) -> dict:
-        """The arguments of the constructor."""
+        """The arguments of the constructor, which takes no others."""
         config = super().get_config()
-        del config["noise_shape"]
-        return config
+        return {key: config[key] for key in ("name", "dtype", "rate", "seed")}
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -263,9 +261,8 @@ class SpatialDropout1D(SpatialDropout):
         seed: int | None = None,
         name: str | None = None,
         dtype: Any = None,
-        **kwargs: Any,
     ):
-        super().__init__(rate, seed=seed, name=name, dtype=dtype, **kwargs)
+        super().__init__(rate, seed=seed, name=name, dtype=dtype)
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -300,9 +297,8 @@ class SpatialDropout2D(SpatialDropout):
         seed: int | None = None,
         name: str | None = None,
         dtype: Any = None,
-        **kwargs: Any,
     ):
-        super().__init__(rate, data_format, seed, name, dtype, **kwargs)
+        super().__init__(rate, data_format, seed, name, dtype)
 
     def get_config(self) -> dict:
         """The arguments of the constructor."""

@@ -13,6 +13,7 @@ from .convolution import Conv2D, DepthwiseConv2D
 from .dense import Dense
 from .normalization import BatchNormalization
 from .pooling import AveragePooling2D, MaxPooling2D
+from .quantization import QuantizableParts
 from .regularization import Dropout, StochasticDepth
 
 
@@ -592,7 +593,7 @@ class InceptionModule(ConvolutionalBlock):
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class SqueezeExcite(keras.Layer):
+class SqueezeExcite(QuantizableParts, keras.Layer):
     """Weighs each channel by what the whole image holds.
 
         y[n, i, j, c] = x[n, i, j, c] s[n, c],    s = gate(W_2 activation(W_1 mean_{ij} x + b_1) + b_2)
@@ -667,7 +668,7 @@ class SqueezeExcite(keras.Layer):
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class InvertedResidual(ConvolutionalBlock):
+class InvertedResidual(QuantizableParts, ConvolutionalBlock):
     """Widen, convolve each channel, weigh the channels, narrow; beside a shortcut where shapes agree.
 
         y = [x +] BN(conv1x1(SE(act(BN(depthwise(act(BN(conv1x1(x))))))))

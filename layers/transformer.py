@@ -14,6 +14,7 @@ import keras
 from .dense import Dense
 from .multi_head_attention import GroupedQueryAttention, HeadedAttention, MultiHeadAttention
 from .normalization import LayerNormalization, RMSNormalization
+from .quantization import QuantizableParts
 from .regularization import Dropout
 
 # Shazeer, GLU Variants Improve Transformer, 2020: what is applied to one of two linear maps.
@@ -23,7 +24,7 @@ NORMALIZATIONS = {"layer": LayerNormalization, "rms": RMSNormalization}
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class FeedForward(keras.layers.Layer):
+class FeedForward(QuantizableParts, keras.layers.Layer):
     """The network that acts on each position by itself, as wide at its end as at its start.
 
         y = dropout(activation(x W_1 + b_1)) W_2 + b_2              with an activation
@@ -119,7 +120,7 @@ class FeedForward(keras.layers.Layer):
         }
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(QuantizableParts, keras.layers.Layer):
     """What encoder and decoder blocks share: their arguments, and the residual branch."""
 
     def __init__(
@@ -185,6 +186,7 @@ class TransformerBlock(keras.layers.Layer):
 
     def _make_norm(self, name: str, input_shape: tuple) -> keras.layers.Layer:
         norm = NORMALIZATIONS[self.normalization](epsilon=self.epsilon, dtype=self.dtype_policy, name=name)
+        norm.supports_masking = True  # Keras' RMSNormalization, and so ours, would drop it
         norm.build(input_shape)
         return norm
 

@@ -38,13 +38,13 @@ class Adagrad(Optimizer):
         self.initial_accumulator_value = initial_accumulator_value
         self.epsilon = epsilon
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Make one accumulator a variable."""
         if self.built:
             return
-        super().build(variables)
+        super().build(var_list)
         self._accumulators = self.add_optimizer_variables(
-            variables, "accumulator", initializer=keras.initializers.Constant(self.initial_accumulator_value)
+            var_list, "accumulator", initializer=keras.initializers.Constant(self.initial_accumulator_value)
         )
 
     def state_of(self, variable: Any) -> Sequence[keras.Variable]:

@@ -27,12 +27,12 @@ class _TwoMoments(Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Make one momentum and one velocity a variable, in turns."""
         if self.built:
             return
-        super().build(variables)
-        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+        super().build(var_list)
+        self._momentums, self._velocities = self.add_optimizer_variables(var_list, ["momentum", "velocity"])
 
     def state_of(self, variable: Any) -> Sequence[keras.Variable]:
         """Return (momentum, velocity)."""
@@ -90,12 +90,12 @@ class Adam(_TwoMoments):
         )
         self.amsgrad = amsgrad
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Make one momentum and one velocity a variable, and with amsgrad one velocity_hat."""
         if self.built:
             return
-        super().build(variables)
-        self._velocity_hats = self.add_optimizer_variables(variables, "velocity_hat") if self.amsgrad else []
+        super().build(var_list)
+        self._velocity_hats = self.add_optimizer_variables(var_list, "velocity_hat") if self.amsgrad else []
 
     def state_of(self, variable: Any) -> Sequence[keras.Variable]:
         """Return (momentum, velocity, [velocity_hat])."""
@@ -206,12 +206,12 @@ class Nadam(_TwoMoments):
             learning_rate, beta_1, beta_2, epsilon, weight_decay, *base_options, **base_arguments
         )
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Make one momentum and one velocity a variable, and the product U."""
         if self.built:
             return
-        super().build(variables)
-        dtype = variables[0].dtype if variables else keras.config.floatx()
+        super().build(var_list)
+        dtype = var_list[0].dtype if var_list else keras.config.floatx()
         self._u_product = self.add_variable((), initializer="ones", dtype=dtype, name="u_product")
 
     def _u(self, step: Any, dtype: str) -> Any:

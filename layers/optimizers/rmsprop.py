@@ -47,15 +47,15 @@ class RMSprop(Optimizer):
         self.epsilon = epsilon
         self.centered = centered
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
         """Make one velocity a variable, then the momentums and the mean gradients that are asked for."""
         if self.built:
             return
-        super().build(variables)
-        self._velocities = self.add_optimizer_variables(variables, "velocity")
-        self._momentums = self.add_optimizer_variables(variables, "momentum") if self.momentum > 0 else []
+        super().build(var_list)
+        self._velocities = self.add_optimizer_variables(var_list, "velocity")
+        self._momentums = self.add_optimizer_variables(var_list, "momentum") if self.momentum > 0 else []
         self._average_gradients = (
-            self.add_optimizer_variables(variables, "average_gradient") if self.centered else []
+            self.add_optimizer_variables(var_list, "average_gradient") if self.centered else []
         )
 
     def state_of(self, variable: Any) -> Sequence[keras.Variable]:

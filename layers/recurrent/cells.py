@@ -102,8 +102,6 @@ class RecurrentCell(keras.layers.Layer):
         dropout: float,
         recurrent_dropout: float,
         seed: int | None,
-        recurrent_activation: Any = None,
-        implementation: int = 2,
         **kwargs: Any,
     ) -> None:
         if units <= 0:
@@ -113,7 +111,6 @@ class RecurrentCell(keras.layers.Layer):
         super().__init__(**kwargs)
         self.units = units
         self.activation = keras.activations.get(activation)
-        self.recurrent_activation = keras.activations.get(recurrent_activation)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
@@ -126,8 +123,6 @@ class RecurrentCell(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.dropout = min(1.0, max(0.0, dropout))
         self.recurrent_dropout = min(1.0, max(0.0, recurrent_dropout))
-        # Implementation 1 drops inputs (and states) anew for every gate, 2 once for all gates.
-        self.implementation = 1 if self.recurrent_dropout else implementation
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.state_size = units
@@ -184,9 +179,8 @@ class RecurrentCell(keras.layers.Layer):
         return None
 
     def standard_activations(self) -> bool:
-        """Whether the activations are tanh and, for the gates, sigmoid."""
-        gate_is_standard = self.gates == 1 or self.recurrent_activation is keras.activations.sigmoid
-        return self.activation is keras.activations.tanh and gate_is_standard
+        """Whether the activation is tanh."""
+        return self.activation is keras.activations.tanh
 
     def step(
         self,
@@ -234,10 +228,7 @@ class RecurrentCell(keras.layers.Layer):
         )
 
     def _draw_masks(self, like: Tensor, rate: float) -> Any:
-        ones = ops.ones_like(like)
-        if self.gates == 1 or self.implementation != 1:
-            return keras.random.dropout(ones, rate, seed=self.seed_generator)
-        return [keras.random.dropout(ones, rate, seed=self.seed_generator) for _ in range(self.gates)]
+        return keras.random.dropout(ops.ones_like(like), rate, seed=self.seed_generator)
 
     def get_dropout_mask(self, step_input: Tensor) -> Any:
         """The inputs' masks, drawn once and kept, so that all time steps share them, until reset."""
@@ -261,16 +252,10 @@ class RecurrentCell(keras.layers.Layer):
 
     def get_config(self) -> dict:
         """Keras' keys."""
-        gate = (
-            {"recurrent_activation": keras.activations.serialize(self.recurrent_activation)}
-            if self.gates > 1
-            else {}
-        )
         return {
             **super().get_config(),
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
-            **gate,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "recurrent_initializer": keras.initializers.serialize(self.recurrent_initializer),
@@ -356,8 +341,32 @@ class SimpleRNNCell(RecurrentCell):
         return h, [h]
 
 
+class GatedCell(RecurrentCell):
+    """What cells with gates add: the gates' activation, and whether each gate drops units by itself."""
+
+    def __init__(self, *, recurrent_activation: Any, implementation: int = 2, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.recurrent_activation = keras.activations.get(recurrent_activation)
+        # Implementation 1 drops inputs (and states) anew for every gate, 2 once for all gates.
+        self.implementation = 1 if self.recurrent_dropout else implementation
+
+    def standard_activations(self) -> bool:
+        """Whether the activations are tanh and, for the gates, sigmoid."""
+        return super().standard_activations() and self.recurrent_activation is keras.activations.sigmoid
+
+    def _draw_masks(self, like: Tensor, rate: float) -> Any:
+        if self.implementation != 1:
+            return super()._draw_masks(like, rate)
+        return [super(GatedCell, self)._draw_masks(like, rate) for _ in range(self.gates)]
+
+    def get_config(self) -> dict:
+        """Keras' keys."""
+        activation = keras.activations.serialize(self.recurrent_activation)
+        return {**super().get_config(), "recurrent_activation": activation}
+
+
 @keras.saving.register_keras_serializable(package="layers")
-class LSTMCell(RecurrentCell):
+class LSTMCell(GatedCell):
     """One step of long short-term memory.
 
         i = s(x K_i + h' R_i + b_i)      f = s(x K_f + h' R_f + b_f)      o = s(x K_o + h' R_o + b_o)
@@ -549,7 +558,7 @@ class PeepholeLSTMCell(LSTMCell):
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class GRUCell(RecurrentCell):
+class GRUCell(GatedCell):
     """One step of a gated recurrent unit.
 
         z = s(x K_z + h' R_z + b_z)                  r = s(x K_r + h' R_r + b_r)

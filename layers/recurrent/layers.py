@@ -1,7 +1,6 @@
 """The layers: a cell run over a whole sequence."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ from keras import ops
 
 from layers.recurrent import bptt, loop
 from layers.recurrent.cells import (
+    GatedCell,
     GRUCell,
     LSTMCell,
     PeepholeLSTMCell,
@@ -265,7 +265,7 @@ class RNN(keras.layers.Layer):
         cell = self.cell
         if keras.backend.backend() == "torch" or self.unroll or type(cell) not in RULED:
             return None
-        dropped = cell.recurrent_dropout or (cell.dropout and cell.implementation == 1 and cell.gates > 1)
+        dropped = cell.recurrent_dropout or (cell.dropout and cell.gates > 1 and cell.implementation == 1)
         return None if training and dropped else cell.rule()
 
     def _by_rule(
@@ -357,10 +357,10 @@ class RNN(keras.layers.Layer):
 class RNNOfOneCell(RNN):
     """What the layers with a cell of their own share: they make it, and show its attributes as theirs."""
 
-    def __init__(self, make_cell: Callable, cell_name: str, arguments: dict) -> None:
+    def __init__(self, make_cell: type, cell_name: str, arguments: dict) -> None:
         # What the cell's signature names is the cell's, and so is what both it and its layer take.
         names = set(inspect.signature(make_cell).parameters) - {"kwargs"}
-        names |= {"implementation", "dtype", "trainable"}
+        names |= {"dtype", "trainable"} | ({"implementation"} if issubclass(make_cell, GatedCell) else set())
         own = {name: value for name, value in arguments.items() if name in names}
         rest = {name: value for name, value in arguments.items() if name not in names}
         both = {name: arguments[name] for name in ("dtype", "trainable") if name in arguments}
@@ -400,7 +400,7 @@ class RNNOfOneCell(RNN):
 class GatedRNN(RNNOfOneCell):
     """What LSTM and GRU share beyond that: gates, and Keras' argument for choosing a cuDNN kernel."""
 
-    def __init__(self, make_cell: Callable, cell_name: str, arguments: dict) -> None:
+    def __init__(self, make_cell: type, cell_name: str, arguments: dict) -> None:
         use_cudnn = arguments.pop("use_cudnn")
         if use_cudnn not in ("auto", True, False):
             raise ValueError(

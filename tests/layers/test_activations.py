@@ -32,6 +32,7 @@ NAMES = sorted({name for name, _ in CASES})
 # Both signs, both tails, near zero. Zero itself has its own test: Keras differs there between backends.
 # Every test takes 13 points: JAX compiles each operation once for each shape.
 POINTS = np.array([-80, -20, -5, -1.3, -0.4, -1e-4, 1e-4, 0.4, 0.8, 1.3, 5, 20, 80], "float32")
+EXTREMES = np.array([-np.inf, -1e30, -1e10, -1e4, -100, -1, 0, 1, 100, 1e4, 1e30, np.inf, np.nan], "float32")
 
 elementwise = pytest.mark.parametrize(("name", "arguments"), CASES, ids=lambda x: str(x))
 
@@ -61,6 +62,30 @@ def test_values_and_gradients_equal_keras(name, arguments):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+@elementwise
+def test_extremes_are_those_of_keras(name, arguments):
+    ours, theirs = getattr(activations, name), getattr(keras.activations, name)
+    np.testing.assert_allclose(
+        value_of(lambda x: ours(x, **arguments), EXTREMES),
+        value_of(lambda x: theirs(x, **arguments), EXTREMES),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    mine = gradient_of(lambda x: ours(x, **arguments), EXTREMES)
+    oracle = gradient_of(lambda x: theirs(x, **arguments), EXTREMES)
+    # At 0 and NaN Keras' gradient is another one on every backend.
+    number = np.isfinite(oracle) & ~np.isnan(EXTREMES) & (EXTREMES != 0)
+    np.testing.assert_allclose(mine[number], oracle[number], rtol=1e-5, atol=1e-6)
+    assert np.isfinite(mine[np.isfinite(oracle)]).all()
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_extreme_scores_are_those_of_keras(name):
+    rows = np.stack([EXTREMES, EXTREMES[::-1], np.zeros_like(EXTREMES)], axis=1)
+    values = [value_of(getattr(module, name), rows) for module in (activations, keras.activations)]
+    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
 
 
 @elementwise

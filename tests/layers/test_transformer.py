@@ -116,9 +116,11 @@ def test_encoder_block_hides_padding(rng):
     close(one[:, :3], other[:, :3])
 
 
-def test_encoder_block_takes_and_passes_keras_masks(rng):
+@pytest.mark.filterwarnings("error:.*does not support masking")
+@pytest.mark.parametrize("normalization", ["layer", "rms"])
+def test_encoder_block_takes_and_passes_keras_masks(normalization, rng):
     tokens = np.array([[1, 2, 0], [3, 0, 0]])
-    block, table = TransformerEncoderBlock(2, 16), normal(rng, 4, 8)
+    block, table = TransformerEncoderBlock(2, 16, normalization=normalization), normal(rng, 4, 8)
     embed = keras.layers.Embedding(4, 8, mask_zero=True, weights=table)
     output = block(embed(tokens))
     np.testing.assert_array_equal(numpy_of(output._keras_mask), tokens != 0)
