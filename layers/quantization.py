@@ -86,9 +86,8 @@ class Quantizable:
     """
 
     modes: tuple = ("int8",)
-    integer_inputs: tuple = (
-        "int8",
-    )  # in which modes inputs are made integers unless a config says otherwise
+    # In which modes inputs are made integers, unless a config says otherwise.
+    integer_inputs: tuple = ("int8",)
     matrix: str
     shared_axis: int
     in_file: tuple
