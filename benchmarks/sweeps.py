@@ -9,7 +9,8 @@ Tune as it comes: every trial in a new process, which imports, opens its run and
 `python -m tuning.sweep`, `packed` the same with --pack, `again` that once more, where it finds on disk what
 JAX compiled the first time, `many` the same with eight seeds of every setting; the others find nothing there.
 `bare` trains the same networks by `model.fit` one after another in one process, without Ray and MLflow, on
-one thread as each worker has.
+one thread as each worker has. `start` is Ray with a task that loads Keras and nothing else: no sweep takes
+less.
 
 A sweep's start (Python, Ray, its workers) takes as long for one trial as for a thousand: the second half of
 the table counts from the moment when the first trial opens its run in MLflow.
@@ -43,7 +44,7 @@ NETWORKS = {
         {"learning_rate": [0.05, 0.1, 0.2, 0.4], "weight_decay": [1e-3, 2e-3, 5e-3, 1e-2]},
     ),
 }
-SIDES = ("plain", "warm", "packed", "again", "many", "bare")
+SIDES = ("plain", "warm", "packed", "again", "many", "bare", "start")
 SEEDS = 8  # of each setting, where there are many trials
 
 
@@ -56,10 +57,10 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--pack", type=int, default=32)
     parser.add_argument("--trivial", type=int, help="a sweep of so many trials of next to nothing")
-    parser.add_argument("--child", choices=("plain", "bare"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("plain", "bare", "start"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        {"plain": _plain, "bare": _bare}[options.child](options.network, options.backend)
+        {"plain": _plain, "bare": _bare, "start": _start}[options.child](options.network, options.backend)
     elif options.trivial:
         _trivial(options.backend, options.trivial, options.pack)
     else:
@@ -80,6 +81,7 @@ def _compare(options: argparse.Namespace) -> None:
         "again": packed,
         "many": [*packed, "--seeds", str(SEEDS)],
         "bare": [*again, "--child", "bare"],
+        "start": [*again, "--child", "start"],
     }
     measured: dict[str, list[Measured]] = {side: [] for side in options.sides}
     for _ in range(options.rounds):
@@ -92,6 +94,7 @@ def _compare(options: argparse.Namespace) -> None:
     print("| side | trials | seconds | a minute | times plain | from the first on | a minute | times plain |")
     print("|---|---|---|---|---|---|---|---|")
     rates: dict[str, list[float]] = {}
+    started = measured.pop("start", [])
     for side, found in measured.items():
         trials = count * SEEDS if side == "many" else count
         cells, rates[side] = [side, str(trials)], []
@@ -101,6 +104,9 @@ def _compare(options: argparse.Namespace) -> None:
             times = f"{rates[side][part] / rates['plain'][part]:.1f}" if "plain" in rates else ""
             cells += [f"{value:.1f}", f"{rates[side][part]:.0f}", times]
         print(f"| {' | '.join(cells)} |")
+    if started:
+        seconds = statistics.median(one.seconds for one in started)
+        print(f"\nRay, with a task that loads Keras and nothing else: {seconds:.1f} s")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +200,19 @@ def _plain(network: str, backend: str) -> None:
     ).fit()
     if results.errors:
         sys.exit(str(results.errors[0]))
+
+
+def _start(network: str, backend: str) -> None:
+    """Ray alone, with one worker that loads what every trial needs."""
+    import ray
+
+    def load() -> None:
+        import keras  # noqa: F401
+
+    environment = {"env_vars": {"KERAS_BACKEND": backend}}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    ray.get(ray.remote(load).remote())
+    ray.shutdown()
 
 
 def _bare(network: str, backend: str) -> None:
