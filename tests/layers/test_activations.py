@@ -47,34 +47,25 @@ def value_of(function, x):
     return keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(x)))
 
 
+def both(name, arguments, x):
+    """Values and gradients at x: ((ours, Keras'), (ours, Keras'))."""
+    sides = [getattr(module, name) for module in (activations, keras.activations)]
+    return tuple(
+        tuple(measure(lambda t, side=side: side(t, **arguments), x) for side in sides)
+        for measure in (value_of, gradient_of)
+    )
+
+
 @elementwise
 def test_values_and_gradients_equal_keras(name, arguments):
-    ours, theirs = getattr(activations, name), getattr(keras.activations, name)
-    np.testing.assert_allclose(
-        value_of(lambda x: ours(x, **arguments), POINTS),
-        value_of(lambda x: theirs(x, **arguments), POINTS),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-    np.testing.assert_allclose(
-        gradient_of(lambda x: ours(x, **arguments), POINTS),
-        gradient_of(lambda x: theirs(x, **arguments), POINTS),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    for ours, theirs in both(name, arguments, POINTS):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @elementwise
 def test_extremes_are_those_of_keras(name, arguments):
-    ours, theirs = getattr(activations, name), getattr(keras.activations, name)
-    np.testing.assert_allclose(
-        value_of(lambda x: ours(x, **arguments), EXTREMES),
-        value_of(lambda x: theirs(x, **arguments), EXTREMES),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-    mine = gradient_of(lambda x: ours(x, **arguments), EXTREMES)
-    oracle = gradient_of(lambda x: theirs(x, **arguments), EXTREMES)
+    values, (mine, oracle) = both(name, arguments, EXTREMES)
+    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
     # At 0 and NaN Keras' gradient is another one on every backend.
     number = np.isfinite(oracle) & ~np.isnan(EXTREMES) & (EXTREMES != 0)
     np.testing.assert_allclose(mine[number], oracle[number], rtol=1e-5, atol=1e-6)
