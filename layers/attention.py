@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from .initializers import twin
 from .regularization import Dropout
 
 # Finite, so that a row in which everything is masked has equal weights instead of none.
@@ -352,7 +353,7 @@ class AdditiveAttention(Attention):
         self.scale = None
         if self.use_scale:
             self.scale = self.add_weight(
-                name="scale", shape=(input_shape[0][-1],), initializer="glorot_uniform"
+                name="scale", shape=(input_shape[0][-1],), initializer=twin("glorot_uniform")
             )
 
     def _calculate_scores(self, query: Any, key: Any) -> Any:
@@ -410,12 +411,12 @@ class LuongAttention(Attention):
         query_dim, key_dim = input_shape[0][-1], input_shape[-1][-1]
         if self.score_mode == "general":
             self.kernel = self.add_weight(
-                name="kernel", shape=(key_dim, query_dim), initializer=self.kernel_initializer
+                name="kernel", shape=(key_dim, query_dim), initializer=twin(self.kernel_initializer)
             )
         elif self.score_mode == "concat":
             self._query_dim = query_dim
             units = self.units or query_dim
-            initializer = self.kernel_initializer
+            initializer = twin(self.kernel_initializer)
             self.kernel = self.add_weight(
                 name="kernel", shape=(query_dim + key_dim, units), initializer=initializer
             )

@@ -13,6 +13,7 @@ from keras import ops
 
 from . import windows
 from .dense import Dense, LowRankAdaptation
+from .initializers import twin
 from .quantization import QuantizableParts
 from .windows import window_count
 
@@ -171,11 +172,8 @@ class Convolution(keras.Layer):
 
     def add_kernel(self, name: str, shape: tuple, option: str) -> keras.Variable:
         """A weight with the initializer, regularizer and constraint given for `option`."""
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            **{kind: getattr(self, f"{option}_{kind}") for kind in self.kinds()},
-        )
+        given = {kind: getattr(self, f"{option}_{kind}") for kind in self.kinds()}
+        return self.add_weight(name=name, shape=shape, **{**given, "initializer": twin(given["initializer"])})
 
     def add_bias(self, filters: int) -> None:
         """The bias vector, where there is one."""

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from . import float8
+from .initializers import twin
 from .quantization import Quantizable, product_of_integers
 
 
@@ -101,7 +102,7 @@ class LowRankAdaptation:
             factor = self.add_weight(
                 name=f"lora_{self.matrix}_{part}",
                 shape=factor_shape,
-                initializer=keras.initializers.get(initializer),
+                initializer=twin(initializer),
                 # The change is small: half precision would lose it.
                 dtype="float32",
                 regularizer=getattr(self, f"{self.matrix}_regularizer"),

@@ -8,6 +8,7 @@ from keras import ops
 
 from .convolution import as_data_format
 from .dense import LowRankAdaptation
+from .initializers import twin
 from .packing import of_groups, unpacked
 from .quantization import Quantizable, product_of_integers
 
@@ -233,7 +234,7 @@ class ReversibleEmbedding(Embedding):
                 name="reverse_embeddings",
                 shape=(self.output_dim, self.input_dim),
                 # One of its own: a shared initializer would repeat its numbers.
-                initializer=type(initializer).from_config(initializer.get_config()),
+                initializer=twin(type(initializer).from_config(initializer.get_config())),
             )
 
     @property
@@ -402,7 +403,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.patch_size**2 * channels, self.embedding_dim),
-            initializer=self.kernel_initializer,
+            initializer=twin(self.kernel_initializer),
         )
         if self.use_bias:
             self.bias = self.add_weight(

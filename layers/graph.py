@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from .initializers import twin
 from .regularization import Dropout
 
 # Nodes beyond which a graph is not made a matrix: 10,000 take 0.4 GB, and as much again for each copy.
@@ -295,7 +296,7 @@ class GraphConvolution(GraphLayer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.input_dim or input_shape[0][-1], self.units),
-            initializer=self.kernel_initializer,
+            initializer=twin(self.kernel_initializer),
             regularizer=self.kernel_regularizer,
         )
         if self.use_bias:
@@ -422,14 +423,14 @@ class GraphAttention(GraphLayer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.input_dim or input_shape[0][-1], self.num_heads * self.units),
-            initializer=self.kernel_initializer,
+            initializer=twin(self.kernel_initializer),
             regularizer=self.kernel_regularizer,
         )
         self.source_attention, self.target_attention = (
             self.add_weight(
                 name=f"{role}_attention",
                 shape=(self.num_heads, self.units),
-                initializer=self.kernel_initializer,
+                initializer=twin(self.kernel_initializer),
                 regularizer=self.kernel_regularizer,
             )
             for role in ("source", "target")

@@ -1,12 +1,14 @@
-"""Initial weights: variance scaling (Glorot, He, LeCun), orthogonal, and the data-dependent LSUV.
+"""Initial weights: uniform, normal, variance scaling (Glorot, He, LeCun), orthogonal, data-dependent LSUV.
 
 The classes are drop-in for those of the same name in `keras.initializers`: the same arguments and config,
-and, for the same seed, the same values.
+and, for the same seed, the same values. Random numbers are drawn in one row and then shaped, which changes
+none of them: of a draw in the shape of a small convolution's kernel JAX makes a program without loops, and
+compiles it for seconds.
 """
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -39,6 +41,27 @@ def fans(
     return shape[-2] * window, shape[-1] * window
 
 
+def twin(identifier: Any) -> Any:
+    """The initializer of this module that gives the values of one of Keras', and shares its seed.
+
+    Layers make their weights with it and keep what they were given, as their config has to name.
+
+    Args:
+        identifier: what `keras.initializers.get` takes.
+
+    Returns:
+        The twin; the initializer itself where it is not one of Keras' that draws random numbers.
+    """
+    initializer = keras.initializers.get(identifier)
+    name = type(initializer).__name__
+    if type(initializer) is not getattr(keras.initializers, name, None):
+        return initializer
+    ours = globals().get(name)
+    if not (isinstance(ours, type) and issubclass(ours, _SeededInitializer)):
+        return initializer
+    return ours(**{**initializer.get_config(), "seed": initializer.seed})
+
+
 class _SeededInitializer(keras.initializers.Initializer):
     """An initializer with a seed: a number gives the same values at every call, a SeedGenerator new ones."""
 
@@ -56,9 +79,84 @@ class _SeededInitializer(keras.initializers.Initializer):
             )
         self.seed = seed
 
+    def draw(self, distribution: Callable, shape: Sequence[int], *numbers: float, dtype: str | None) -> Any:
+        """Return random numbers of a shape, drawn in one row: `distribution` is one of `keras.random`."""
+        row = distribution((math.prod(shape),), *numbers, dtype=dtype, seed=self.seed)
+        return ops.reshape(row, shape)
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"seed": keras.saving.serialize_keras_object(self._given_seed)}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class RandomUniform(_SeededInitializer):
+    """Uniform on [minval, maxval].
+
+    Args:
+        minval, maxval: the bounds.
+        seed: an integer, a `keras.random.SeedGenerator`, or None.
+    """
+
+    def __init__(
+        self,
+        minval: float = -0.05,
+        maxval: float = 0.05,
+        seed: int | keras.random.SeedGenerator | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.minval = minval
+        self.maxval = maxval
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> Any:
+        """Return a tensor of this shape and dtype."""
+        return self.draw(keras.random.uniform, shape, self.minval, self.maxval, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "minval": self.minval, "maxval": self.maxval}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class RandomNormal(_SeededInitializer):
+    """Normal of mean `mean` and standard deviation `stddev`.
+
+    Args:
+        mean, stddev: of the distribution.
+        seed: an integer, a `keras.random.SeedGenerator`, or None.
+    """
+
+    _DISTRIBUTION = staticmethod(keras.random.normal)
+
+    def __init__(
+        self,
+        mean: float = 0.0,
+        stddev: float = 0.05,
+        seed: int | keras.random.SeedGenerator | None = None,
+    ) -> None:
+        super().__init__(seed=seed)
+        self.mean = mean
+        self.stddev = stddev
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> Any:
+        """Return a tensor of this shape and dtype."""
+        return self.draw(self._DISTRIBUTION, shape, self.mean, self.stddev, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "mean": self.mean, "stddev": self.stddev}
+
+
+@keras.saving.register_keras_serializable(package="layers")
+class TruncatedNormal(RandomNormal):
+    """Normal of mean `mean` and standard deviation `stddev`, cut at two standard deviations.
+
+    Args:
+        mean, stddev: of the distribution before the cut.
+        seed: an integer, a `keras.random.SeedGenerator`, or None.
+    """
+
+    _DISTRIBUTION = staticmethod(keras.random.truncated_normal)
 
 
 @keras.saving.register_keras_serializable(package="layers")
@@ -112,11 +210,11 @@ class VarianceScaling(_SeededInitializer):
         variance = self.scale / max(1.0, n)
         if self.distribution == "uniform":
             limit = math.sqrt(3.0 * variance)
-            return keras.random.uniform(shape, -limit, limit, dtype=dtype, seed=self.seed)
+            return self.draw(keras.random.uniform, shape, -limit, limit, dtype=dtype)
         if self.distribution == "untruncated_normal":
-            return keras.random.normal(shape, 0.0, math.sqrt(variance), dtype=dtype, seed=self.seed)
+            return self.draw(keras.random.normal, shape, 0.0, math.sqrt(variance), dtype=dtype)
         stddev = math.sqrt(variance) / _TRUNCATED_STDDEV
-        return keras.random.truncated_normal(shape, 0.0, stddev, dtype=dtype, seed=self.seed)
+        return self.draw(keras.random.truncated_normal, shape, 0.0, stddev, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -234,7 +332,7 @@ class Orthogonal(_SeededInitializer):
             )
         rows, columns = math.prod(shape[:-1]), shape[-1]
         tall = (max(rows, columns), min(rows, columns))
-        q, r = ops.qr(keras.random.normal(tall, dtype=dtype, seed=self.seed))
+        q, r = ops.qr(self.draw(keras.random.normal, tall, dtype=dtype))
         q = q * ops.sign(ops.diag(r))
         if rows < columns:
             q = ops.transpose(q)

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from .initializers import twin
+
 
 def sinusoidal_encoding(positions: Any, depth: int, max_wavelength: float = 10000.0) -> Any:
     """Sine and cosine of every position at wavelengths from 2 pi to `max_wavelength` * 2 pi.
@@ -173,7 +175,7 @@ class LearnedPosition(keras.layers.Layer):
     def build(self, input_shape: tuple) -> None:
         """Make `embeddings`, `(max_length, depth)`."""
         self.embeddings = self.add_weight(
-            name="embeddings", shape=(self.max_length, input_shape[-1]), initializer=self.initializer
+            name="embeddings", shape=(self.max_length, input_shape[-1]), initializer=twin(self.initializer)
         )
 
     def call(self, inputs: Any, start: Any = 0) -> Any:
@@ -374,7 +376,7 @@ class RelativePositionBias(ScoreBias):
         if self.built:
             return  # shared among attention layers, each of which builds it
         self.embeddings = self.add_weight(
-            name="embeddings", shape=(self.num_buckets, input_shape[-3]), initializer=self.initializer
+            name="embeddings", shape=(self.num_buckets, input_shape[-3]), initializer=twin(self.initializer)
         )
 
     def bias(self, queries: Any, query_positions: Any, key_positions: Any) -> Any:
@@ -432,7 +434,7 @@ class ShawRelativePosition(ScoreBias):
             self.add_weight(
                 name=f"{role}_embeddings",
                 shape=(2 * self.max_distance + 1, input_shape[-1]),
-                initializer=type(self.initializer).from_config(self.initializer.get_config()),
+                initializer=twin(type(self.initializer).from_config(self.initializer.get_config())),
             )
             for role in ("key", "value")
         )

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from . import float8
+from .initializers import twin
 from .packing import of_groups, packed, quantized_by_groups, unpacked
 
 RANGES = {"int8": (-127, 127), "int4": (-8, 7)}
@@ -114,7 +115,7 @@ class Quantizable:
             matrix = self.add_weight(
                 name=self.matrix,
                 shape=shape,
-                initializer=initializer or getattr(self, f"{self.matrix}_initializer"),
+                initializer=twin(initializer or getattr(self, f"{self.matrix}_initializer")),
                 regularizer=getattr(self, f"{self.matrix}_regularizer"),
                 constraint=getattr(self, f"{self.matrix}_constraint"),
             )

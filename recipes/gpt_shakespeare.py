@@ -158,7 +158,7 @@ def decoder(config: Config, characters: int) -> Decoder:
     """The parts of a new network."""
 
     def normal() -> keras.initializers.Initializer:
-        return keras.initializers.RandomNormal(stddev=0.02)
+        return layers.initializers.RandomNormal(stddev=0.02)
 
     added = {
         "sinusoidal": lambda: layers.SinusoidalPosition(name="position"),

@@ -182,7 +182,7 @@ class TangentDense(layers.Dense):
     """
 
     def __init__(self, units: int, activation: Any = None, gain: float = 1.0, **kwargs: Any) -> None:
-        normal = keras.initializers.RandomNormal
+        normal = layers.initializers.RandomNormal
         super().__init__(
             units,
             activation,

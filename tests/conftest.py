@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import math
 import os
 import tempfile
 
@@ -45,6 +46,20 @@ if BACKEND == "jax":
     from jax._src.interpreters import mlir
 
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+    # Keras' layers, which ours are compared to, draw weights in the kernel's shape: the same numbers as in a
+    # row (see layers/initializers.py), and for small kernels ten times as long to compile.
+    from keras.src.backend.jax import random
+
+    def in_a_row(draw):
+        @functools.wraps(draw)
+        def drawn(shape, *numbers, **named):
+            return draw((math.prod(shape),), *numbers, **named).reshape(shape)
+
+        return drawn
+
+    for name in ("normal", "truncated_normal", "uniform"):
+        setattr(random, name, in_a_row(getattr(random, name)))
 
 if (BACKEND, MARKED_ONCE) == ("torch", "without") and "PYTEST_XDIST_WORKER" in os.environ:
     # PyTorch has the least to do: the others go before it, so that all end together.

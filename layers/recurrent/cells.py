@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.initializers import twin
 from layers.recurrent import bptt
 
 Tensor = Any
@@ -136,14 +137,14 @@ class RecurrentCell(keras.layers.Layer):
         self.kernel = self.add_weight(
             shape=(input_shape[-1], columns),
             name="kernel",
-            initializer=self.kernel_initializer,
+            initializer=twin(self.kernel_initializer),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
         self.recurrent_kernel = self.add_weight(
             shape=(self.units, columns),
             name="recurrent_kernel",
-            initializer=self.recurrent_initializer,
+            initializer=twin(self.recurrent_initializer),
             regularizer=self.recurrent_regularizer,
             constraint=self.recurrent_constraint,
         )
@@ -533,7 +534,7 @@ class PeepholeLSTMCell(LSTMCell):
         self.peephole_kernel = self.add_weight(
             shape=(3, self.units),
             name="peephole_kernel",
-            initializer=self.peephole_initializer,
+            initializer=twin(self.peephole_initializer),
             regularizer=self.peephole_regularizer,
             constraint=self.peephole_constraint,
         )

@@ -1,6 +1,7 @@
 """Initializers: distribution as promised, values as Keras', orthogonality, LSUV on real models."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import layers
 from layers import initializers
 
 # name, standard deviation of a (200, 400) kernel by the paper, bound of the values in standard deviations
@@ -24,6 +26,9 @@ EVERY = [
     ("VarianceScaling", {"scale": 0.5, "mode": "fan_out", "distribution": "untruncated_normal"}),
     ("VarianceScaling", {"scale": 3.0, "input_axes": [1], "output_axes": [0]}),
     ("Orthogonal", {"gain": 1.5}),
+    ("RandomUniform", {"minval": -0.5, "maxval": 1.5}),
+    ("RandomNormal", {"mean": 1.0, "stddev": 0.5}),
+    ("TruncatedNormal", {"mean": 1.0, "stddev": 0.5}),
 ]
 
 
@@ -52,6 +57,53 @@ def test_values_and_config_equal_keras(name, arguments, shape):
     again = keras.initializers.deserialize(described)
     assert type(again) is type(ours)
     np.testing.assert_array_equal(numpy_of(again(shape)), numpy_of(ours(shape)))
+
+
+@pytest.mark.parametrize(("name", "arguments"), EVERY)
+def test_twins_of_keras(name, arguments):
+    """Of the same values and seed, be it a number, a generator or Keras' choice; others stay as they are."""
+    for seed in (11, keras.random.SeedGenerator(3), None):
+        theirs = getattr(keras.initializers, name)(**arguments, seed=seed)
+        ours = initializers.twin(theirs)
+        assert type(ours) is getattr(initializers, name) and ours.seed is theirs.seed
+        if not isinstance(seed, keras.random.SeedGenerator):
+            np.testing.assert_allclose(numpy_of(ours((6, 5))), numpy_of(theirs((6, 5))), rtol=1e-6, atol=1e-7)
+
+    class Own(getattr(keras.initializers, name)):
+        pass
+
+    for initializer in (Own(), getattr(initializers, name)(), keras.initializers.Zeros()):
+        assert initializers.twin(initializer) is initializer
+    assert type(initializers.twin("he_normal")) is initializers.HeNormal
+
+
+def test_a_twin_draws_no_seed():
+    """The seeds of all that is made later are those that Keras' own layers would have left."""
+    drawn = []
+    for changed in (initializers.twin, lambda initializer: initializer):
+        keras.utils.set_random_seed(5)
+        changed(keras.initializers.GlorotUniform())
+        drawn.append(keras.initializers.GlorotUniform().seed)
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX compiles draws")
+@pytest.mark.parametrize("make", [layers.Conv2D, layers.SeparableConv2D])
+def test_a_layer_draws_its_weights_in_a_row(monkeypatch, make):
+    """In the shape of a small kernel, a draw is a program that takes seconds to compile."""
+    import jax
+    from keras.src.backend.jax import random
+
+    for name in ("normal", "truncated_normal", "uniform"):  # as Keras has them: see tests/conftest.py
+        monkeypatch.setattr(random, name, getattr(random, name).__wrapped__)
+
+    def weights():
+        layer = make(16, 3, bias_initializer="random_normal")
+        layer.build((None, 8, 8, 16))
+        return [jax.numpy.asarray(variable.value) for variable in layer.variables]
+
+    shapes = re.findall(r"random_bits\[[^]]*shape=\(([^)]*)\)", str(jax.make_jaxpr(weights)()))
+    assert shapes and all(shape.count(",") == 1 and shape.endswith(",") for shape in shapes), shapes
 
 
 def test_seeds():
