@@ -77,7 +77,7 @@ class Config(TrainingConfig):
     """sparse: along a list of edges; dense: by a matrix of nodes times nodes, for gcn on small graphs."""
     epochs: int = 200
     """Passes over the labelled nodes; each propagates over the whole graph."""
-    batch_size: int = 10_000
+    batch_size: int | None = None
     """Labelled nodes in one optimizer step; default: all there are."""
     learning_rate: float | None = None
     """Adam's step size; default: the paper's."""

@@ -136,7 +136,8 @@ class TrainingConfig(ResumableConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, accumulate=1, probe=0)
-        if self.batch_size % self.accumulate:
+        # A recipe may leave the batch size open: all examples, whose number the data tell.
+        if self.batch_size is not None and self.batch_size % self.accumulate:
             raise usage_error(
                 f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}: "
                 "choose a divisor of it, or another batch size"
@@ -228,8 +229,9 @@ def check_words(config_class: type[RunConfig], words: list[str]) -> dict[str, An
 
 def _at_least(config: RunConfig, **least: int) -> None:
     for name, number in least.items():
-        if getattr(config, name) < number:
-            raise usage_error(f"{_flag(name)} must be at least {number}, not {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and value < number:
+            raise usage_error(f"{_flag(name)} must be at least {number}, not {value}")
 
 
 def _flag(name: str) -> str:

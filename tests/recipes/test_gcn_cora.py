@@ -85,6 +85,34 @@ def test_neighbours_tell_what_words_do_not(trained):
     assert drawn == {"learning_curves", "confusion_matrix", "degrees", "embeddings"}
 
 
+@pytest.fixture
+def as_many_as_cora(monkeypatch):
+    """A built-in graph with as many labelled nodes as Cora has: seven classes of twenty."""
+    monkeypatch.setattr(graphs, "BLOCKS", 7)
+    keras.utils.clear_session()
+
+
+def test_a_step_on_all_labelled_nodes_is_cut_into_parts(folder, as_many_as_cora, monkeypatch):
+    steps, after = [], Progress.after_step
+
+    def watched(self, values):
+        steps.append((self.data.batch_size, self.data.steps_per_epoch))
+        after(self, values)
+
+    monkeypatch.setattr(Progress, "after_step", watched)
+    metrics = run_recipe(config_in(folder, accumulate=7, epochs=3, projected=0), recipe.train)
+    assert steps == [(20, 7)] * 21 and np.isfinite(metrics["test/loss"])
+
+
+def test_parts_that_are_not_equal_are_refused(folder, as_many_as_cora):
+    with pytest.raises(RecipeError) as error:
+        run_recipe(config_in(folder, accumulate=3, epochs=3, projected=0), recipe.train)
+    assert error.value.exit_code == 2
+    assert str(error.value) == (
+        "--accumulate 3 does not divide the 140 examples of a step: choose a divisor of their number"
+    )
+
+
 @pytest.mark.once  # that it is so on every backend is tested with the engine
 def test_a_killed_run_goes_on(folder, monkeypatch, trained):
     """Stopped after 15 of 30 steps and resumed: the metrics of the run that was not stopped, to the bit."""

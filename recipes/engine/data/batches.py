@@ -22,8 +22,8 @@ class Batches:
 
     Args:
         split: what to draw from.
-        batch_size: examples in one optimizer step; the incomplete last one of an epoch is left out, so that
-            every step is compiled once and weighs the same.
+        batch_size: examples in one optimizer step, None for all; the incomplete last one of an epoch is left
+            out, so that every step is compiled once and weighs the same.
         seed: fixes order and augmentation.
         augment: "crop_flip" for a random crop out of the image padded by 4 zeros on each side and a random
             mirror image, as He et al.; "none".
@@ -41,12 +41,13 @@ class Batches:
     unit = "images"  # what a run's speed is counted in
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, augment: str = "none", accumulate: int = 1
+        self, split: Split, batch_size: int | None, seed: int, augment: str = "none", accumulate: int = 1
     ) -> None:
-        batch_size = min(batch_size, len(split))
+        batch_size = min(batch_size or len(split), len(split))
         if batch_size % accumulate:
             raise usage_error(
-                f"--accumulate {accumulate} does not divide the {batch_size} examples of a step"
+                f"--accumulate {accumulate} does not divide the {batch_size} examples of a step: "
+                "choose a divisor of their number"
             )
         self.split = split
         self.seed = seed
