@@ -22,6 +22,8 @@ Expected: the kernel's change in training falls with the width, at width^-0.74 o
 it moves by a share that falls with the width, too, at 1/sqrt(width), the proven bound, or faster. The gap
 between networks and kernel regression shrinks with it.
 
+`--find-lr` tests the widest network on the images, to which the smallest rate is suggested.
+
 Figures: by_width (kernel at the start, its change, and the gap to kernel regression, over width), tangent
 (the kernel over the circle, before and after training), wave (networks and kernel regressions), images
 (outputs of networks against kernel regression's), matrices (kernel of the images before and after).
@@ -53,7 +55,7 @@ from keras import ops
 
 import layers
 from recipes import engine
-from recipes.engine import gradients, launch
+from recipes.engine import gradients, launch, learning_rates
 from recipes.engine.config import ResumableConfig, refuse
 from recipes.engine.errors import RecipeError, usage_error
 from recipes.engine.parts import Part
@@ -255,6 +257,27 @@ def empirical_kernel(function: Callable, block: int) -> Callable:
     return kernel
 
 
+def descent(function: Callable) -> Callable:
+    """A step of gradient descent on the mean of (f(x) - y)^2 / 2.
+
+    Args:
+        function: `f(weights, x) -> (batch,)`, differentiable in the list `weights`.
+
+    Returns:
+        `descend(weights, x, y, rate) -> (loss before, weights after)`, compiled once for all rates.
+    """
+
+    def loss(weights: list, x: Any, y: Any) -> Any:
+        return ops.mean(ops.square(function(weights, x) - y)) / 2
+
+    @gradients.compiled
+    def descend(weights: list, x: Any, y: Any, rate: Any) -> tuple[Any, list]:
+        value, slopes = gradients.value_and_grad(loss)(weights, x, y)
+        return value, [w - rate * slope for w, slope in zip(weights, slopes, strict=True)]
+
+    return descend
+
+
 def limit_kernel(x: np.ndarray, z: np.ndarray, depth: int) -> np.ndarray:
     """The tangent kernel of the infinitely wide network, from layer to layer.
 
@@ -336,17 +359,8 @@ def study(config: Config, task: Task, width: int, rate: float, run: engine.track
     """Train the networks of one width, measuring the kernel on the way; a killed run keeps those it has."""
     model = build_model(width, config.depth, task.x.shape[1])
     function = function_of(model)
-    outputs = gradients.compiled(function)
+    outputs, descend = gradients.compiled(function), descent(function)
     kernel = empirical_kernel(function, config.batch_size)
-
-    def loss(weights: list, x: Any, y: Any) -> Any:
-        return ops.mean(ops.square(function(weights, x) - y)) / 2
-
-    @gradients.compiled
-    def descend(weights: list, x: Any, y: Any) -> tuple[Any, list]:
-        value, slopes = gradients.value_and_grad(loss)(weights, x, y)
-        return value, [w - rate * slope for w, slope in zip(weights, slopes, strict=True)]
-
     places = ops.convert_to_tensor(task.everywhere)
     x, y = ops.convert_to_tensor(task.x), ops.convert_to_tensor(task.y)
     moments = sorted({round(step) for step in np.geomspace(1, config.epochs, MOMENTS)})
@@ -357,7 +371,7 @@ def study(config: Config, task: Task, width: int, rate: float, run: engine.track
         start = ops.convert_to_numpy(outputs(weights, places)).astype("float64")
         changes = []
         for step in range(1, config.epochs + 1):
-            value, weights = descend(weights, x, y)
+            value, weights = descend(weights, x, y, ops.convert_to_tensor(rate, "float32"))
             if step in moments:
                 if not np.isfinite(float(ops.convert_to_numpy(value))):
                     raise RecipeError(f"no finite loss at width {width}: try a smaller --learning-rate")
@@ -378,6 +392,21 @@ def study(config: Config, task: Task, width: int, rate: float, run: engine.track
     ]
 
 
+def find_rate(config: Config, task: Task, run: engine.tracking.Run) -> None:
+    """The learning-rate range test on the first of the widest networks."""
+    model = build_model(config.sizes[-1], config.depth, task.x.shape[1])
+    weights = draw(model, np.random.default_rng((config.seed, config.sizes[-1])))
+    descend = descent(function_of(model))
+    x, y = ops.convert_to_tensor(task.x), ops.convert_to_tensor(task.y)
+
+    def step(_: int, rate: float) -> float:
+        nonlocal weights
+        value, weights = descend(weights, x, y, ops.convert_to_tensor(rate, "float32"))
+        return float(ops.convert_to_numpy(value))
+
+    learning_rates.find_by(step, run)
+
+
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """|a - b| / |b|, Frobenius."""
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
@@ -396,6 +425,8 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     data = engine.data.load(config.dataset, config.data_dir)
     run.tags({"dataset.fingerprint": lambda: data.fingerprint})
     tasks = {task.name: task for task in (wave(), two_classes(config, data))}
+    if config.find_lr:
+        find_rate(config, tasks["images"], run)
     limits = {name: limit_kernel(task.everywhere, task.x, config.depth) for name, task in tasks.items()}
     outcomes, measured, final, lines = {}, {}, {}, []
     for name, task in tasks.items():

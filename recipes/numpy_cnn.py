@@ -36,7 +36,7 @@ from layers.autograd.nn import Conv2D, Dense, Flatten, MaxPooling2D, Module, Seq
 from layers.autograd.nn.losses import sparse_categorical_crossentropy
 from layers.autograd.optim import Adam, clip_by_global_norm
 from layers.autograd.schedules import cosine_decay
-from recipes.engine import figures, launch
+from recipes.engine import figures, launch, learning_rates
 from recipes.engine.config import ResumableConfig
 from recipes.engine.data import Batches, Dataset, Split, load
 from recipes.engine.progress import Progress
@@ -125,6 +125,17 @@ def train(config: Config, run: Run) -> dict[str, float]:
     schedule = cosine_decay(config.learning_rate, config.epochs * batches.steps_per_epoch)
     optimizer = Adam(model.weights, schedule)
 
+    def step(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        optimizer.zero_grad()
+        loss = sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True).mean()
+        loss.backward()
+        norm = clip_by_global_norm(model.weights, config.clip_norm)
+        optimizer.step()
+        return {"loss": loss.item(), "grad_norm": norm}
+
+    if config.find_lr:
+        learning_rates.find_with(optimizer, lambda number: step(*batches[number])["loss"], run)
+
     def validate() -> dict[str, float]:
         norms = {f"weight_norm/{path}": float(np.linalg.norm(w.data)) for path, w in model.named_weights()}
         run.metrics(norms, progress.step)
@@ -134,12 +145,7 @@ def train(config: Config, run: Run) -> dict[str, float]:
         config, run, batches, state={"training": optimizer.arrays}, evaluate=validate, schedule=schedule
     )
     for x, y in progress.batches():
-        optimizer.zero_grad()
-        loss = sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True).mean()
-        loss.backward()
-        norm = clip_by_global_norm(model.weights, config.clip_norm)
-        optimizer.step()
-        progress.after_step({"loss": loss.item(), "grad_norm": norm})
+        progress.after_step(step(x, y))
     last = progress.finish()
 
     final = {f"test/{k}": v for k, v in evaluate(model, test).items()}

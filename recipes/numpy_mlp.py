@@ -46,7 +46,7 @@ from layers.autograd.nn import Dense, Flatten, Module, Sequential
 from layers.autograd.nn.losses import sparse_categorical_crossentropy
 from layers.autograd.optim import Adam
 from layers.autograd.schedules import cosine_decay
-from recipes.engine import figures, launch
+from recipes.engine import figures, launch, learning_rates
 from recipes.engine.config import ResumableConfig
 from recipes.engine.data import Batches, Dataset, Split, load
 from recipes.engine.progress import Progress
@@ -180,6 +180,12 @@ def train(config: Config, run: Run) -> dict[str, float]:
     schedule = cosine_decay(config.learning_rate, config.epochs * batches.steps_per_epoch)
     optimizers = {name: Adam(model.weights, schedule) for name, model in copies.items()}
     model = copies["recorded"]
+
+    if config.find_lr:  # of one copy: the other would give the same
+        optimizer = optimizers["recorded"]
+        learning_rates.find_with(
+            optimizer, lambda number: recorded_step(model, optimizer, *batches[number]), run
+        )
 
     def validate() -> dict[str, float]:
         norms = {f"weight_norm/{path}": float(np.linalg.norm(w.data)) for path, w in model.named_weights()}

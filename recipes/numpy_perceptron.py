@@ -10,6 +10,9 @@ as logic.
 Expected: 0 mistakes on OR, AND and separable clouds, never more than 3 of 4 right on XOR, 4 of 4 for the
 two-layer network, with NumPy in a few seconds.
 
+`--find-lr` tests that network: the perceptron's rule, which starts from zero, draws the same lines at any
+rate.
+
 Figures: perceptron (the line after each of its corrections, mistakes against the bound), boundaries (OR,
 AND, XOR, XOR with a hidden layer), forward_pass (fixed weights that compute XOR, drawn as a network with
 its values), hidden_space (how the hidden layer makes XOR separable).
@@ -36,7 +39,7 @@ from layers.autograd import no_grad
 from layers.autograd.nn import Dense, Sequential
 from layers.autograd.nn.losses import binary_crossentropy
 from layers.autograd.optim import Adam
-from recipes.engine import launch
+from recipes.engine import launch, learning_rates
 from recipes.engine.config import ResumableConfig, refuse
 from recipes.engine.parts import Part
 from recipes.engine.tracking import Run
@@ -151,18 +154,24 @@ def train_network(config: Config, run: Run) -> Sequential:
     rng = np.random.default_rng(config.seed)
     model = Sequential([Dense(config.hidden, "tanh", rng=rng), Dense(1, rng=rng)])
     model(CORNERS)
+    optimizer = Adam(model.weights, config.learning_rate)
     part = Part(run, config, "network")
 
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = binary_crossentropy(GATES["XOR"][:, None], model(CORNERS), from_logits=True).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    if config.find_lr:
+        learning_rates.find_with(optimizer, lambda _: step(), run)
+
     def trained() -> dict[str, np.ndarray]:
-        optimizer = Adam(model.weights, config.learning_rate)
-        truth = GATES["XOR"][:, None]
-        for step in range(1, config.epochs + 1):
-            optimizer.zero_grad()
-            loss = binary_crossentropy(truth, model(CORNERS), from_logits=True).mean()
-            loss.backward()
-            optimizer.step()
-            if step % max(1, config.epochs // 50) == 0:
-                part.metrics({"train/loss": loss.item(), "train/accuracy": network_accuracy(model)}, step)
+        for number in range(1, config.epochs + 1):
+            loss = step()
+            if number % max(1, config.epochs // 50) == 0:
+                part.metrics({"train/loss": loss, "train/accuracy": network_accuracy(model)}, number)
         return {path: weight.data for path, weight in model.named_weights()}
 
     model.set_weights([*part.once(trained).values()])
@@ -188,11 +197,11 @@ def xor_by_hand(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def train(config: Config, run: Run) -> dict[str, float]:
     """All experiments in turn; returns the final metrics."""
+    model = train_network(config, run)
     x, y = clouds(config.points, config.margin, config.seed)
     w, mistakes, path = perceptron(x, y)
     bound = novikoff_bound(x, y)
     results = {name: perceptron(CORNERS, truth) for name, truth in GATES.items()}
-    model = train_network(config, run)
     run.figure("perceptron", perceptron_figure(x, y, path, mistakes, bound))
     run.figure("boundaries", boundaries_figure({name: result[0] for name, result in results.items()}, model))
     run.figure("forward_pass", forward_figure())

@@ -10,6 +10,8 @@ Expected: 64 trained units are 1.3 to 3.5 times as exact as a staircase of 64, w
 (results/numpy/README.md). The staircase's error falls like 1/width; that of trained networks much
 faster at first, then levels off at what the optimizer reaches in its steps.
 
+`--find-lr` tests the widest network on the first function: the wider, the smaller the rates that it bears.
+
 Figures: construction (bumps and staircases), fits (1-D functions and networks of growing width),
 error_by_width (mean and range over seeds, beside the staircase), surfaces (2-D functions, networks,
 errors).
@@ -38,7 +40,7 @@ from layers.autograd import no_grad, ops
 from layers.autograd.nn import Dense, Sequential
 from layers.autograd.optim import Adam
 from layers.autograd.schedules import cosine_decay
-from recipes.engine import launch
+from recipes.engine import launch, learning_rates
 from recipes.engine.config import ResumableConfig, refuse
 from recipes.engine.errors import usage_error
 from recipes.engine.parts import Part
@@ -122,22 +124,34 @@ def fit(config: Config, name: str, width: int, seed: int, run: Run) -> tuple[Seq
 
     A run that goes on after a kill takes the networks that it had trained.
     """
-    inputs = 1 if name in ONE_D else 2
-    x, y = sample(name, 128 if inputs == 1 else 20)
-    model = build_model(width, inputs, seed)
+    x, y = sample(name, coarse(name))
+    model = build_model(width, x.shape[1], seed)
+    optimizer = Adam(model.weights, cosine_decay(config.learning_rate, config.epochs))
+
+    def step() -> float:
+        optimizer.zero_grad()
+        error = model(x) - y[:, None]
+        loss = (error * error).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    if config.find_lr:
+        learning_rates.find_with(optimizer, lambda _: step(), run)
 
     def trained() -> dict[str, np.ndarray]:
-        optimizer = Adam(model.weights, cosine_decay(config.learning_rate, config.epochs))
         for _ in range(config.epochs):
-            optimizer.zero_grad()
-            error = model(x) - y[:, None]
-            (error * error).mean().backward()
-            optimizer.step()
+            step()
         return {path: weight.data for path, weight in model.named_weights()}
 
     weights = Part(run, config, f"{name}-{width}-{seed}".replace(" ", "_")).once(trained)
     model.set_weights([*weights.values()])
     return model, root_mean_square(predict(model, name), sample(name, fine(name))[1])
+
+
+def coarse(name: str) -> int:
+    """Points a side of the grid that networks learn from."""
+    return 128 if name in ONE_D else 20
 
 
 def fine(name: str) -> int:
@@ -182,6 +196,8 @@ def train(config: Config, run: Run) -> dict[str, float]:
     widths = [2**i for i in range(config.largest.bit_length())]
     errors: dict[str, np.ndarray] = {}
     models: dict[tuple[str, int], Sequential] = {}
+    if config.find_lr:
+        fit(config, "waves", widths[-1], config.seed, run)
     for name in FUNCTIONS:
         rows = []
         for width in widths:

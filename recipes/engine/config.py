@@ -87,6 +87,7 @@ class ResumableConfig(RunConfig):
         "checkpoint_every",
         "keep_checkpoints",
         "checkpoint_dir",
+        "find_lr",
     }
     PARTS: ClassVar[bool] = False
     """Whether a run trains networks one after the other: then its epochs are none of the run's own."""
@@ -99,6 +100,8 @@ class ResumableConfig(RunConfig):
     """Checkpoints to keep beside the best one, until the run is finished."""
     checkpoint_dir: Path = Path("mlruns/checkpoints")
     """Folder of the runs' checkpoints."""
+    find_lr: bool = False
+    """Instead of training, raise the learning rate step by step, and suggest one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +121,7 @@ class ResumableConfig(RunConfig):
 class TrainingConfig(ResumableConfig):
     """What every recipe can be told that trains a network with `engine.training`."""
 
-    VALUES = ResumableConfig.VALUES | {"probe", "find_lr"}
+    VALUES = ResumableConfig.VALUES | {"probe"}
 
     accumulate: int = 1
     """Parts that a batch is cut into; their gradients are averaged before the update."""
@@ -128,8 +131,6 @@ class TrainingConfig(ResumableConfig):
     """Momentum of an exponential moving average of the weights, which is what is evaluated and kept."""
     probe: int = 0
     """Optimizer steps between looks at every layer's gradients, weights and activations; 0: none."""
-    find_lr: bool = False
-    """Instead of training, raise the learning rate step by step, and suggest one."""
     deterministic: bool = False
     """Have GPUs repeat a run bit for bit, at the cost of speed; CPUs do so anyway."""
 

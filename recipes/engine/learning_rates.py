@@ -10,6 +10,7 @@ Reference:
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from recipes import engine
 from recipes.engine.data.batches import Batches
 from recipes.engine.errors import Finished, RecipeError
 from recipes.engine.tracking import Run
+
+if TYPE_CHECKING:
+    from layers.autograd.optim import Optimizer
 
 LOWEST, HIGHEST = 1e-6, 10.0
 STEPS = 150
@@ -27,11 +31,42 @@ DIVERGED = 3.0  # times the first loss, where the test ends
 
 
 def find(train: Callable, batches: Batches, run: Run) -> None:
-    """Run the test and end the run with its result.
+    """Run the test on a compiled program, as `find_by`.
 
     Args:
         train: training steps, as `programs.training` gives it; the model's weights are spoilt.
         batches: training data.
+        run: as there.
+    """
+    count = batches.accumulate
+
+    def step(number: int, rate: float) -> float:
+        return float(np.mean([part["loss"] for part in train(number * count, [rate] * count)]))
+
+    find_by(step, run)
+
+
+def find_with(optimizer: "Optimizer", step: Callable[[int], float], run: Run) -> None:
+    """Run the test with an optimizer of `layers.autograd`, as `find_by`.
+
+    Args:
+        optimizer: what is told the rates.
+        step: a step with a number, counted from 0, by that optimizer; returns the loss before.
+        run: as there.
+    """
+
+    def step_at(number: int, rate: float) -> float:
+        optimizer.learning_rate = rate
+        return step(number)
+
+    find_by(step_at, run)
+
+
+def find_by(step: Callable[[int, float], float], run: Run) -> None:
+    """Run the test and end the run with its result.
+
+    Args:
+        step: an optimizer step with a number, counted from 0, and a learning rate; returns the loss before.
         run: where the figure `learning_rate_range` and the curve `range/loss` go; the x-axis is the step.
 
     Raises:
@@ -40,14 +75,12 @@ def find(train: Callable, batches: Batches, run: Run) -> None:
     """
     rates = LOWEST * (HIGHEST / LOWEST) ** (np.arange(STEPS) / (STEPS - 1))
     losses: list[float] = []
-    for step, rate in enumerate(rates):
-        first = step * batches.accumulate
-        parts = train(first, [rate] * batches.accumulate)
-        loss = float(np.mean([part["loss"] for part in parts]))
+    for number, rate in enumerate(rates):
+        loss = step(number, float(rate))
         if not math.isfinite(loss) or (losses and loss > DIVERGED * max(losses[0], 1e-12)):
             break
         losses.append(loss)
-        run.metrics({"range/loss": loss, "lr": rate}, step + 1)
+        run.metrics({"range/loss": loss, "lr": rate}, number + 1)
     rates, losses = rates[: len(losses)], np.array(losses)
     smooth = smoothed(losses)
     steepest, lowest = suggest(rates, smooth)
