@@ -3,11 +3,14 @@
 import importlib
 
 import keras
+import numpy as np
 import pytest
 
+from layers.autograd import Tensor
+from layers.autograd.optim import SGD
 from recipes.engine import catalogue, launch, learning_rates
-from recipes.engine.config import ResumableConfig, TrainingConfig
-from recipes.engine.errors import RecipeError
+from recipes.engine.config import ResumableConfig, TrainingConfig, check_words, field_types
+from recipes.engine.errors import Finished, RecipeError
 from recipes.engine.progress import Progress
 from tests.recipes.recorded import Recorded
 
@@ -15,6 +18,7 @@ pytestmark = pytest.mark.once
 
 CONFIGS = {name: importlib.import_module(f"recipes.{name}").Config for name in catalogue.names()}
 RECIPES = [name for name, config in CONFIGS.items() if issubclass(config, TrainingConfig)]
+OTHERS = [name for name in CONFIGS if name not in (*RECIPES, "autograd_engine")]  # with steps of their own
 FLAGS = {
     "accumulate": 2,
     "clip_norm": 0.5,
@@ -119,3 +123,50 @@ def test_the_learning_rate_is_looked_for(monkeypatch, tmp_path, name):
     monkeypatch.setattr(learning_rates, "find", find)
     with pytest.raises(Reached):
         importlib.import_module(f"recipes.{name}").train(CONFIGS[name].small(find_lr=True), Recorded())
+
+
+def test_all_that_train_a_network_look_for_its_learning_rate():
+    assert [name for name, config in CONFIGS.items() if "find_lr" not in field_types(config)] == [
+        "autograd_engine"
+    ]
+    with pytest.raises(RecipeError, match="unknown flag '--find-lr'") as error:
+        check_words(CONFIGS["autograd_engine"], ["--find-lr"])
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_learning_rate_is_suggested(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    run = Recorded()
+    with pytest.raises(Finished) as end:
+        importlib.import_module(f"recipes.{name}").train(CONFIGS[name].small(find_lr=True), run)
+    suggested = end.value.metrics
+    assert set(suggested) == {"suggested/learning_rate", "suggested/peak"}
+    assert learning_rates.LOWEST < suggested["suggested/learning_rate"] < suggested["suggested/peak"]
+    assert suggested["suggested/peak"] <= learning_rates.HIGHEST
+    assert run.pictures == ["learning_rate_range"] and set(run.history) == {"range/loss", "lr"}
+    losses = np.array([loss for _, loss in run.history["range/loss"]])
+    assert len(losses) > 60 and losses.min() < 0.75 * losses[0]
+    # The rates are those of the test, not the recipe's own: with the first of them nothing is learned.
+    assert losses[20:30].mean() > 0.9 * losses[:10].mean()
+
+
+def test_an_optimizer_is_told_the_rates():
+    """Gradient descent on c w^2 / 2: every step multiplies w by 1 - c rate, and above 2 / c it grows."""
+    weight, steepness, run = Tensor(np.ones(1), requires_grad=True), 50.0, Recorded()
+    optimizer = SGD([weight], learning_rate=123.0)
+
+    def step(number):
+        assert number == optimizer.steps
+        optimizer.zero_grad()
+        loss = (weight * weight * (steepness / 2)).sum()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    with pytest.raises(Finished):
+        learning_rates.find_with(optimizer, step, run)
+    rates, losses = (np.array([value for _, value in run.history[name]]) for name in ("lr", "range/loss"))
+    place = np.cumprod([1.0, *(1 - steepness * rates[:-1])])
+    np.testing.assert_allclose(losses, steepness / 2 * place**2, rtol=1e-9)
+    assert rates[0] == learning_rates.LOWEST and rates[np.argmin(losses) - 1] < 2 / steepness < rates[-1]

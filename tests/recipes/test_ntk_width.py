@@ -7,8 +7,9 @@ from keras import ops
 
 from recipes import ntk_width as recipe
 from recipes.engine import data, gradients
-from recipes.engine.errors import RecipeError
+from recipes.engine.errors import Finished, RecipeError
 from recipes.engine.launch import run_recipe
+from tests.recipes.recorded import Recorded
 
 
 def network(width, depth, inputs, rng):
@@ -148,6 +149,23 @@ def test_a_run_finds_wider_networks_nearer_to_their_kernels(tmp_path):
     drawn = {path.stem for path in tmp_path.rglob("*.png")}
     assert drawn == {"by_width", "tangent", "wave", "images", "matrices"}
     assert keras.config.dtype_policy().name == "float32"
+
+
+def test_the_range_test_finds_what_the_kernel_says():
+    """Below 2 / (largest eigenvalue of K / n) descent lowers the loss at every step; it ends above."""
+    config = recipe.Config.small(find_lr=True, widths="16,256")
+    run = Recorded()
+    with pytest.raises(Finished) as end:
+        recipe.train(config, run)
+    task = recipe.two_classes(config, data.load("digits"))
+    limit = recipe.limit_kernel(task.x, task.x, config.depth)
+    stable = 4 * recipe.step_size(config, limit, len(task.x))
+    rates, losses = (np.array([value for _, value in run.history[name]]) for name in ("lr", "range/loss"))
+    falls = losses[1:] < losses[:-1]
+    assert falls[(rates[:-1] > 1e-4) & (rates[:-1] < stable / 2)].all()
+    assert rates[-1] > stable and losses[-1] > losses.min()
+    assert end.value.metrics["suggested/learning_rate"] < stable
+    assert run.pictures == ["learning_rate_range"]
 
 
 @pytest.mark.once
