@@ -130,13 +130,15 @@ def test_a_run_never_imports_tensorflow(name, folder_with_store):
 def test_pytorch_computes_with_no_denormal_numbers():
     import torch
 
-    tiny = torch.tensor([1e-38])
+    before = float(torch.tensor([2e-38]) / 100) == 0  # a recipe that ran in this process leaves it so
     try:
+        torch.set_flush_denormal(False)
+        tiny = torch.tensor([1e-38])
         assert float(tiny / 100) > 0
         backend.flush_denormals()
         assert float(tiny / 100) == 0
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
 
 
 def test_help_is_answered_at_once():
