@@ -173,7 +173,7 @@ def test_confident_mistakes_keep_value_and_gradient(name, label):
 
 
 @settings(max_examples=8, deadline=None)
-@given(classes=st.integers(2, 5), seed=st.integers(0, 99), shift=st.floats(-50, 50))
+@given(classes=st.sampled_from([2, 5]), seed=st.integers(0, 99), shift=st.floats(-50, 50))
 def test_cross_entropy_ignores_a_shift_of_the_logits_and_its_gradient_sums_to_zero(classes, seed, shift):
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(6, classes)).astype("float32")
@@ -216,13 +216,21 @@ def test_fit_with_mask_in_half_precision_and_reload(tmp_path):
     finally:
         keras.config.set_dtype_policy("float32")
     x = np.array([[1, 2, 3, 0, 0], [4, 5, 6, 1, 2]])
-    model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    model.compile(
+        "sgd",
+        losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=keras.backend.backend() == "jax",
+    )
     ours = model.fit(x, x, verbose=0).history["loss"][0]
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert isinstance(loaded.loss, losses.SparseCategoricalCrossentropy)
     before = loaded.evaluate(x, x, verbose=0)
-    loaded.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    loaded.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=keras.backend.backend() == "jax",
+    )
     assert np.isfinite(ours)
     assert before == pytest.approx(loaded.evaluate(x, x, verbose=0), rel=1e-4)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import layers
 from layers.normalization import spanned
 from recipes.engine import gradients
-from tests.layers.checking import assert_parity, check_layer, numpy_of
+from tests.layers.checking import assert_parity, at_once, check_layer, numpy_of
 
 
 def image(rng, channels=4):
@@ -128,7 +128,7 @@ def test_second_derivatives(name, rng):
         outputs, _ = apply(trainable, state, x, **options)
         return keras.ops.sum(weight * keras.ops.square(outputs))
 
-    slope = gradients.value_and_grad(loss)
+    slope = at_once(gradients.value_and_grad(loss))
     direction = rng.normal(size=inputs.shape).astype("float32")
     fixed = keras.ops.convert_to_tensor(direction)
 

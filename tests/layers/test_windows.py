@@ -11,7 +11,7 @@ from keras import ops
 
 import layers
 from layers import windows
-from tests.layers.checking import numpy_of
+from tests.layers.checking import at_once, numpy_of
 
 
 def drawn(*shape):
@@ -20,15 +20,6 @@ def drawn(*shape):
 
 def equal(ours, theirs):
     np.testing.assert_allclose(numpy_of(ours), numpy_of(theirs), atol=2e-5)
-
-
-def at_once(function):
-    """A function of tensors; compiled as one program on JAX, which else compiles each operation in it."""
-    if keras.backend.backend() != "jax":
-        return function
-    import jax
-
-    return jax.jit(function)
 
 
 GEOMETRY = {
