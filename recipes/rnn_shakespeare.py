@@ -3,7 +3,8 @@
 The network reads a text character by character and says what comes next. Gradients flow back through
 `--length` characters, but what is remembered goes further: the layers are stateful, and every row of a batch
 goes on where the same row of the batch before stopped (truncated backpropagation through time). The carried
-state is part of a checkpoint, so that a killed run goes on as if it had not been.
+state is part of a checkpoint, so that a killed run goes on as if it had not been. With `--accumulate` a step
+reads its rows in parts, each of which goes on from its own state.
 
     python -m recipes.rnn_shakespeare --backend jax                          # two LSTMs of 256 units
     python -m recipes.rnn_shakespeare --cell gru --layers 1 --parameters 150000 --epochs 2 --dropout 0
@@ -40,7 +41,7 @@ Differences from Karpathy's char-rnn:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -51,7 +52,6 @@ from keras import ops
 import layers
 from recipes import engine
 from recipes.engine import gradients, launch, writing
-from recipes.engine.config import refuse
 from recipes.engine.data import text as texts
 from recipes.engine.errors import usage_error
 
@@ -109,12 +109,6 @@ class Config(writing.WritingConfig):
                 "--bidirectional is refused: a layer that also reads from the end sees the very character "
                 "that the model is to predict: the loss would fall to nothing, and nothing could be written"
             )
-        refuse(
-            self,
-            ("accumulate",),
-            "the state is carried from batch to batch, row by row, and a part of a batch would go on from "
-            "the state of another part's text",
-        )
         if min(self.layers, self.units, self.length) < 1 or self.parameters < 0 or not 0 <= self.dropout < 1:
             raise usage_error("--layers, --units and --length must be positive, --dropout lie in [0, 1)")
 
@@ -151,11 +145,13 @@ def build_model(
     batch_size: int | None = None,
     length: int | None = None,
     stateful: bool = False,
+    parts: int = 1,
 ) -> keras.Model:
     """The network: numbers of characters in, (batch, length), one logit a character out.
 
     The recurrent layers are named `cell1`, `cell2`, ... Networks built with different `batch_size`,
-    `length` and `stateful` have the same weights.
+    `length`, `stateful` and `parts` have the same weights. With several `parts`, every one of so many calls
+    goes on from a state of its own: see `InTurns`.
     """
     inputs = keras.Input(batch_shape=(batch_size, length), dtype="int32", name="characters")
     x = layers.Embedding(characters, EMBEDDING, name="embedding")(inputs)  # (batch, length, EMBEDDING)
@@ -166,7 +162,48 @@ def build_model(
         x = layers.Dropout(config.dropout)(x)
     # Logits and loss in float32: a softmax in 16 bits loses the small probabilities.
     logits = layers.Dense(characters, dtype="float32", name="readout")(x)
-    return keras.Model(inputs, logits, name=config.cell)
+    if parts == 1:
+        return keras.Model(inputs, logits, name=config.cell)
+    return InTurns(inputs, logits, parts, name=config.cell)
+
+
+class InTurns(keras.Model):
+    """A stateful network that reads its batches in parts, each of them going on from its own rows' state.
+
+    The parts' states stand in line: after a call the one that was used goes to the end, and the next comes to
+    the front, into the layers. Like those in the layers, they are part of `variables`, not of `weights`.
+
+    Args:
+        inputs, outputs: as `keras.Model` takes them; the batch is a part.
+        parts: how many there are, at least 2.
+    """
+
+    line: Sequence[tuple[keras.Variable, keras.Variable]] = ()  # Keras asks for `variables` while it builds
+
+    def __init__(self, inputs: Any, outputs: Any, parts: int, **named: Any) -> None:
+        super().__init__(inputs, outputs, **named)
+        states = [state for layer in self.layers for state in getattr(layer, "states", None) or []]
+        shapes = [((parts - 1) * batch_size, units) for batch_size, units in (s.shape for s in states)]
+        waiting = [
+            keras.Variable(np.zeros(shape), dtype=state.dtype, trainable=False, name="waiting")
+            for state, shape in zip(states, shapes, strict=True)
+        ]
+        # Past Keras' tracking, which would make weights of them.
+        object.__setattr__(self, "line", list(zip(states, waiting, strict=True)))
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The network's variables and the states that wait for their turn."""
+        return [*super().variables, *(waiting for _, waiting in self.line)]
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Read on with the part whose turn it is, then have the next part's state ready."""
+        outputs = super().call(inputs, training=training, mask=mask)
+        for state, waiting in self.line:
+            rows = ops.concatenate([waiting.value, state.value])  # (batch, units)
+            state.assign(rows[: state.shape[0]])
+            waiting.assign(rows[state.shape[0] :])
+        return outputs
 
 
 def cross_entropy(following: Any, logits: Any) -> Any:
@@ -187,8 +224,10 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     characters = len(text.alphabet)
     prompt = text.encode(config.prompt)
     run.tags({"dataset.fingerprint": lambda: text.fingerprint})
-    batches = texts.Streams(text.train, config.length, config.batch_size, config.seed)
-    model = build_model(config, characters, batches.batch_size, config.length, stateful=True)
+    batches = texts.Streams(text.train, config.length, config.batch_size, config.seed, config.accumulate)
+    model = build_model(
+        config, characters, batches.batch_size, config.length, stateful=True, parts=config.accumulate
+    )
     reader = build_model(config, characters)
     fresh = gradient_norms(model, text.validation)
 
@@ -196,7 +235,7 @@ def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
         reader.set_weights(model.get_weights())
         return {"loss": measured(reader, text.validation)}
 
-    steps = batches.steps_per_epoch * config.epochs
+    steps = batches.steps_per_epoch // config.accumulate * config.epochs
     schedule = layers.schedules.CosineDecay(
         0.0, max(1, steps - steps // 20), warmup_target=config.learning_rate, warmup_steps=steps // 20
     )

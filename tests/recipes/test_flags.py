@@ -33,7 +33,6 @@ FLAGS = {
 REFUSED = {
     "gan_mnist": {"accumulate", "probe", "find_lr"},
     "mlp_housing": {"early_stopping"},
-    "rnn_shakespeare": {"accumulate"},
 }
 WITHOUT_SCALED_LOSS = {"gan_mnist", "training_loop"}
 

@@ -38,6 +38,11 @@ CASES = [
         {"epochs": 2, "checkpoint_every": "10"},
         [(Progress, "after_step", 150), (Part, "flush", 20)],
     ),
+    (
+        "rnn_shakespeare",  # every part of a batch with its own
+        {"batch_size": 128, "accumulate": 4, "units": 8, "checkpoint_every": "10"},
+        [(Progress, "after_step", 150)],
+    ),
     ("ntk_width", {"epochs": 20, "widths": "4,8"}, [(Part, "once", 4), (Part, "flush", 3)]),
     (
         "universal_approximation",

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from keras import ops
 
+import layers
 from recipes import numpy_rnn
 from recipes import rnn_shakespeare as recipe
-from recipes.engine import launch, models
+from recipes.engine import launch, models, training
 from recipes.engine.data import text as texts
 from recipes.engine.errors import RecipeError
 from recipes.engine.progress import Progress
 from tests.recipes import agreement
+from tests.recipes.recorded import Recorded
 
 CHARACTERS = 11
 
@@ -127,6 +129,39 @@ def test_the_state_is_carried_from_batch_to_batch(cell, rng):
     np.testing.assert_allclose(written, whole, atol=1e-5)
 
 
+def steps_in_parts(parts, cell):
+    """Ten optimizer steps, each in so many parts: the trained model, and the state of every row."""
+    config = tiny(
+        cell=cell, layers=2, batch_size=6, length=5, epochs=2, accumulate=parts, checkpoint_every="0"
+    )
+    numbers = np.random.default_rng(2).integers(0, CHARACTERS, 181).astype("int32")
+    batches = texts.Streams(numbers, config.length, config.batch_size, 0, parts)
+    model = recipe.build_model(
+        config, CHARACTERS, batches.batch_size, config.length, stateful=True, parts=parts
+    )
+    agreement.set_weights_from_numpy(model, np.random.default_rng(3))
+    optimizer = layers.optimizers.SGD(0.5, **training.optimizer_options(config))
+    model.compile(optimizer, recipe.cross_entropy)
+    training.fit(model, batches, dict, config, Recorded(), lambda step: 0.5 + 0 * step)
+    assert int(optimizer.iterations) == 10
+    states = [state for layer in model.layers for state in getattr(layer, "states", None) or []]
+    if parts > 1:
+        states = [ops.concatenate(pair) for pair in model.line]
+    return model, [ops.convert_to_numpy(state) for state in states]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_parts_of_a_batch_go_on_from_their_own_states(cell):
+    """Gradients through carried states, averaged over three parts: the weights and states of whole steps."""
+    (whole, states), (parts, in_turns) = (steps_in_parts(count, cell) for count in (1, 3))
+    for one, other in zip(states, in_turns, strict=True):
+        assert one.shape == (6, 6)
+        np.testing.assert_allclose(other, one, atol=1e-6)
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6 * max(1, np.abs(one).max()))
+    assert type(whole) is not recipe.InTurns  # a network that reads whole batches has nothing to pay for
+
+
 @pytest.mark.parametrize(("cell", "name"), [("rnn", "rnn"), ("lstm", "lstm"), ("gru", "gru")])
 def test_gradients_through_time_equal_those_by_hand(cell, name, rng):
     """Against backpropagation written out in NumPy, in another recipe."""
@@ -180,7 +215,6 @@ def test_places_in_line_word_and_paragraph():
             {"bidirectional": True},
             "--bidirectional is refused: a layer that also reads from the end sees the very",
         ),
-        ({"accumulate": 2}, "--accumulate is refused: the state is carried"),
         ({"layers": 0}, "--layers, --units and --length must be positive"),
         ({"dropout": 1.0}, r"--dropout lie in \[0, 1\)"),
         ({"cell": "ltsm"}, "unknown value of --cell 'ltsm': did you mean 'lstm'"),

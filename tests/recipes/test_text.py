@@ -113,6 +113,16 @@ def test_streams_read_everything_once_in_an_epoch():
     assert streams.steps_per_epoch == 10 and counts[10:800].tolist() == [1] * 790 and counts.max() == 1
 
 
+def test_streams_in_parts_are_the_same_readers_in_turn():
+    numbers = np.arange(1003, dtype=np.int32)
+    whole, parts = (texts.Streams(numbers, 10, 6, seed=3, accumulate=count) for count in (1, 3))
+    assert parts.steps_per_epoch == 3 * whole.steps_per_epoch and parts.units == 20
+    assert parts.fingerprint == whole.fingerprint
+    for step in range(20):
+        x = np.concatenate([parts[3 * step + part][0] for part in range(3)])
+        np.testing.assert_array_equal(x, whole[step][0])
+
+
 def test_rows_of_a_text():
     x, y = texts.rows(np.arange(8), 2)
     np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5]])

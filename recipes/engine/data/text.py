@@ -187,18 +187,23 @@ class Streams(_Stretches):
         length: characters that a reader reads in a step.
         batch_size: readers.
         seed: where they begin.
+        accumulate: as in `Batches`; the readers take turns, and come back to the first after a step of each.
     """
 
-    def __init__(self, numbers: np.ndarray, length: int, batch_size: int, seed: int) -> None:
-        super().__init__(numbers, length, batch_size, seed)
-        ring = len(self.split)
-        self.steps_per_epoch = max(1, ring // (self.batch_size * length))
+    def __init__(
+        self, numbers: np.ndarray, length: int, batch_size: int, seed: int, accumulate: int = 1
+    ) -> None:
+        super().__init__(numbers, length, batch_size, seed, accumulate)
+        ring, readers = len(self.split), self.batch_size * accumulate
+        self.steps_per_epoch = max(1, ring // (readers * length)) * accumulate
         turned = np.random.default_rng(seed).integers(ring)
-        self.starts = (turned + np.arange(self.batch_size) * ring // self.batch_size) % ring
+        self.starts = (turned + np.arange(readers) * ring // readers) % ring
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Batch number `step`, counted from 0 over all epochs: (x, y), each (readers, length)."""
-        places = (self.starts + step * self.length) % len(self.split)
+        """Batch number `step`, counted from 0 over all epochs: (x, y), each (batch, length)."""
+        update, part = divmod(step, self.accumulate)
+        readers = self.starts[part * self.batch_size : (part + 1) * self.batch_size]
+        places = (readers + update * self.length) % len(self.split)
         return self.split.x[places], self.split.y[places]
 
     @property
