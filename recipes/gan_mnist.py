@@ -36,6 +36,9 @@ MNIST, on JAX in 1156 and 771 s beside other work; wgan-gp with two critic steps
 Figures: losses of both players, quality over training, samples, samples_over_training (the same noise after
 every epoch), class_shares, nearest_neighbours (of generated images among the training images).
 
+With `--accumulate` batch normalization sees one part of a batch at a time, as in every recipe; what has none
+is updated as by the whole batch. `--find-lr` raises both players' rates together: see `find_learning_rate`.
+
 References:
     Goodfellow et al., 2014, Generative adversarial networks, arXiv:1406.2661.
     Radford, Metz and Chintala, 2016, DCGAN, arXiv:1511.06434.
@@ -57,7 +60,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -69,7 +72,7 @@ import layers
 from recipes import engine
 from recipes.engine import gradients, launch
 from recipes.engine.backend import CACHE
-from recipes.engine.config import TrainingConfig, refuse
+from recipes.engine.config import TrainingConfig
 from recipes.engine.errors import usage_error
 
 if TYPE_CHECKING:
@@ -114,7 +117,6 @@ class Config(TrainingConfig):
         for name in ("latent", "filters", "critic_steps"):
             if getattr(self, name) < 1:
                 raise usage_error(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        refuse(self, ("accumulate", "probe", "find_lr"), "it is made for one network, and here are two")
         if self.precision == "mixed_float16":
             raise usage_error("--precision mixed_float16 needs one scaled loss, and here are two")
 
@@ -273,7 +275,7 @@ def build_game(config: Config, data: engine.data.Dataset) -> Game:
             return discriminator_loss(config, lambda images: judged(images, labels), real, fake, mix)
 
         (value, parts), slopes = gradients.by_variables(loss, discriminator.trainable_variables, has_aux=True)
-        optimizers[1].apply(slopes, discriminator.trainable_variables)
+        gradients.update(optimizers[1], slopes)
         return {"loss": value, **parts}
 
     def update_generator(labels: Any, noise: Any) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def build_game(config: Config, data: engine.data.Dataset) -> Game:
             lambda: generator_loss(config, judged(drawn(noise, labels), labels)),
             generator.trainable_variables,
         )
-        optimizers[0].apply(slopes, generator.trainable_variables)
+        gradients.update(optimizers[0], slopes)
         return {"generator_loss": value}
 
     variables = [v for part in (generator, discriminator, *optimizers) for v in part.variables]
@@ -294,30 +296,94 @@ def given(config: Config, x: Any, labels: Any) -> Any:
     return [x, labels] if config.objective == "conditional" else x
 
 
-def play(config: Config, game: Game, real: np.ndarray, labels: np.ndarray, step: int) -> dict[str, Any]:
-    """One step of training: the discriminator's updates, then one of the generator.
+def moves(config: Config, real: np.ndarray, labels: np.ndarray, step: int) -> list[tuple[np.ndarray, ...]]:
+    """What the updates of one step of training are given: the discriminator's, then the generator's one.
 
-    Noise is NumPy's and depends on seed and step alone: nothing of it is lost when a run is killed.
+    Noise is NumPy's and depends on seed and step alone: nothing of it is lost when a run is killed, and it is
+    the same however many parts an update is cut into.
 
     Args:
         config: the run's settings.
-        game: what is trained.
         real: bytes, (updates x batch, height, width, channels).
         labels: (updates x batch,).
         step: its number.
 
     Returns:
-        Metrics of the last update of either; `loss` is the discriminator's.
+        `(real, labels, noise, mix)` of the discriminator's updates, `(labels, noise)` of the generator's.
     """
     rng = np.random.default_rng((config.seed, step, 1))
     batch = len(real) // config.updates
-    for part in range(config.updates):
-        rows = slice(part * batch, (part + 1) * batch)
+    turns: list[tuple[np.ndarray, ...]] = []
+    for update in range(config.updates):
+        rows = slice(update * batch, (update + 1) * batch)
         noise = rng.standard_normal((batch, config.latent), dtype="float32")
-        arrays = scaled(real[rows]), labels[rows], noise, rng.random(batch, dtype="float32")
-        values = game.update_discriminator(*map(ops.convert_to_tensor, arrays))
-    noise = rng.standard_normal((batch, config.latent), dtype="float32")
-    return {**values, **game.update_generator(*map(ops.convert_to_tensor, (labels[rows], noise)))}
+        turns.append((scaled(real[rows]), labels[rows], noise, rng.random(batch, dtype="float32")))
+    return [*turns, (labels[rows], rng.standard_normal((batch, config.latent), dtype="float32"))]
+
+
+def batches_of(config: Config, data: engine.data.Dataset) -> engine.data.Batches:
+    """Batches that each hold the real images of a step.
+
+    Raises:
+        RecipeError: there are so few images that `--accumulate` does not divide those of an update.
+    """
+    batches = engine.data.Batches(data.train, config.batch_size * config.updates, config.seed)
+    batch = batches.batch_size // config.updates
+    if batch % config.accumulate:
+        raise usage_error(f"--accumulate {config.accumulate} does not divide the {batch} images of an update")
+    return batches
+
+
+def parts(config: Config, arrays: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:
+    """What an update is given as tensors, cut into as many parts as `--accumulate` says."""
+    cut = zip(*(np.split(array, config.accumulate) for array in arrays), strict=True)
+    return [tuple(map(ops.convert_to_tensor, part)) for part in cut]
+
+
+def play(config: Config, game: Game, real: np.ndarray, labels: np.ndarray, step: int) -> dict[str, Any]:
+    """One step of training: the discriminator's updates, then one of the generator.
+
+    Args:
+        config: the run's settings.
+        game: what is trained.
+        real, labels, step: as `moves` takes them.
+
+    Returns:
+        Metrics of the last update of either; `loss` is the discriminator's.
+    """
+
+    def update(by: Callable, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
+        values = [by(*part) for part in parts(config, arrays)]  # the optimizer waits for the last one
+        return keras.tree.map_structure(lambda *value: sum(value) / len(value), *values)
+
+    *turns, last = moves(config, real, labels, step)
+    for turn in turns:
+        values = update(game.update_discriminator, turn)
+    return {**values, **update(game.update_generator, last)}
+
+
+def find_learning_rate(config: Config, run: engine.tracking.Run, data: engine.data.Dataset) -> None:
+    """The range test in a game: both players' rates rise together, and the discriminator's loss is watched.
+
+    It falls while the discriminator learns faster than the generator, at the same rate, can mislead it. So
+    the suggestion is a rate at which both learn, fast; it says nothing of how good the images become. The
+    peak is no rate to train with: it is where the generator is beaten, or where the loss happened to be
+    lowest before the game fell apart.
+
+    Raises:
+        Finished: always, as in `engine.learning_rates`.
+    """
+    game, batches = build_game(config, data), batches_of(config, data)
+
+    def train(first: int, rates: Sequence[float]) -> list[dict[str, Any]]:
+        values = []
+        for step, rate in enumerate(rates, start=first):
+            for optimizer in game.optimizers:
+                optimizer.learning_rate = rate
+            values.append(play(config, game, *batches[step], step))
+        return values
+
+    engine.learning_rates.find(train, batches, run)
 
 
 def generated(config: Config, generator: keras.Model, count: int, seed: int, classes: int) -> np.ndarray:
@@ -446,6 +512,8 @@ def _variance(seen: Seen, label: int) -> float:
 def train(config: Config, run: engine.tracking.Run) -> dict[str, float]:
     """Play, measure on test images once, draw the figures, store generator and classifier."""
     data = engine.data.load(config.dataset, config.data_dir)
+    if config.find_lr:
+        find_learning_rate(config, run, data)
     classifier = classifier_of(data)
     weights = b"".join(w.tobytes() for w in classifier.get_weights())
     run.tags(
@@ -493,7 +561,7 @@ def fit(
     Returns:
         Images of the same noise after every epoch, (epochs, 12, height, width, channels), in -1 ... 1.
     """
-    batches = engine.data.Batches(data.train, config.batch_size * config.updates, config.seed)
+    batches = batches_of(config, data)
     samples = np.zeros((config.epochs, SHOWN, *data.shape), "float32")  # checkpoints hold it
 
     def evaluate() -> dict[str, float]:

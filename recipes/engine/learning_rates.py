@@ -9,7 +9,7 @@ Reference:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,7 @@ STEPS = 150
 SMOOTHING = 0.9
 WINDOW = 21  # steps between the two losses whose difference is the slope: a factor of ten in the rate
 UNSETTLED = 10  # first values of the smoothed loss, which average too few to count
-DIVERGED = 3.0  # times the first loss, where the test ends
+DIVERGED = 2.0  # the test ends at a loss that is above the first one by so many times its size
 
 
 def find(train: Callable, batches: Batches, run: Run) -> None:
@@ -77,7 +77,7 @@ def find_by(step: Callable[[int, float], float], run: Run) -> None:
     losses: list[float] = []
     for number, rate in enumerate(rates):
         loss = step(number, float(rate))
-        if not math.isfinite(loss) or (losses and loss > DIVERGED * max(losses[0], 1e-12)):
+        if not math.isfinite(loss) or diverged(loss, losses):
             break
         losses.append(loss)
         run.metrics({"range/loss": loss, "lr": rate}, number + 1)
@@ -86,6 +86,18 @@ def find_by(step: Callable[[int, float], float], run: Run) -> None:
     steepest, lowest = suggest(rates, smooth)
     run.figure("learning_rate_range", engine.figures.range_test(rates, losses, smooth, steepest, lowest))
     raise Finished({"suggested/learning_rate": steepest, "suggested/peak": lowest})
+
+
+def diverged(loss: float, before: Sequence[float]) -> bool:
+    """Whether a loss is too far above the first one: a positive loss, at three times that.
+
+    The size of one that may be 0 or less is what it has fallen by, or how much it varied while the rates were
+    too low to matter.
+    """
+    if len(before) < UNSETTLED:
+        return False
+    first, early = before[0], before[:UNSETTLED]
+    return loss > first + DIVERGED * max(abs(first), first - min(before), max(early) - min(early))
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:

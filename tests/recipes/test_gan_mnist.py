@@ -13,10 +13,11 @@ import layers
 from recipes import gan_mnist as recipe
 from recipes.engine import data as datasets
 from recipes.engine import gradients, launch
-from recipes.engine.errors import RecipeError
+from recipes.engine.errors import Finished, RecipeError
 from recipes.engine.progress import Progress
 from tests.layers.checking import numpy_of
 from tests.recipes.agreement import assert_backends_agree
+from tests.recipes.recorded import Recorded
 
 CLOCKED = ("duration_seconds",)
 
@@ -202,6 +203,61 @@ def test_each_player_moves_its_own_weights(objective, digits):
         assert abs(logits[0, 0] - logits[1, 0]) > 1e-6
 
 
+@pytest.mark.parametrize("objective", ["conditional", "wgan-gp"])
+def test_updates_in_parts_are_those_of_the_whole_batch(objective, digits, monkeypatch):
+    """Of both players, without batch statistics; Adam would divide what rounding leaves by itself."""
+    monkeypatch.setattr(layers, "BatchNormalization", lambda **named: keras.layers.Identity())
+    monkeypatch.setattr(
+        layers.optimizers, "Adam", lambda rate, *_, **named: layers.optimizers.SGD(rate, **named)
+    )
+
+    def played(count):
+        config = recipe.Config.small(
+            objective=objective, accumulate=count, filters=4, learning_rate=0.1, clip_norm=3.0
+        )
+        game, batches = recipe.build_game(config, digits), recipe.batches_of(config, digits)
+        values = [recipe.play(config, game, *batches[step], step) for step in range(3)]
+        assert [int(o.iterations) for o in game.optimizers] == [3, 3 * config.updates]
+        weights = [numpy_of(v) for p in (game.generator, game.discriminator) for v in p.trainable_variables]
+        return weights, {name: float(value) for name, value in values[-1].items()}
+
+    (whole, metrics), (parts, means) = played(1), played(4)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6)
+    assert means == pytest.approx(metrics, rel=1e-5)
+    start = recipe.build_game(recipe.Config.small(objective=objective, filters=4), digits)
+    for player in (start.generator, start.discriminator):
+        before = [numpy_of(v) for v in player.trainable_variables]
+        moved = [np.abs(now - old).max() for now, old in zip(whole, before, strict=False)]
+        del whole[: len(before)]
+        assert np.median(moved) > 1e-3  # a thousand times what may differ
+
+
+@pytest.mark.once
+def test_parts_of_few_images(digits):
+    """Where there are fewer images than asked for, those of an update may not be divisible."""
+    few = dataclasses.replace(digits, train=datasets.Split(digits.train.x[:50], digits.train.y[:50]))
+    config = recipe.Config.small(objective="wgan-gp", accumulate=2)
+    with pytest.raises(RecipeError, match="--accumulate 2 does not divide the 25 images of an update"):
+        recipe.batches_of(config, few)
+
+
+@pytest.mark.parametrize("objective", ["dcgan", "wgan-gp"])
+def test_range_test_raises_both_rates(objective, digits, monkeypatch):
+    games, build, run = [], recipe.build_game, Recorded()
+    monkeypatch.setattr(recipe, "build_game", lambda *a: games.append(build(*a)) or games[0])
+    with pytest.raises(Finished) as end:
+        recipe.train(recipe.Config.small(objective=objective, find_lr=True), run)
+    rates, losses = ([value for _, value in run.history[name]] for name in ("lr", "range/loss"))
+    for optimizer in games[0].optimizers:  # the rate that the test ended at is not recorded
+        assert float(optimizer.learning_rate) >= rates[-1] * 0.999
+    assert 1e-5 < end.value.metrics["suggested/learning_rate"] < 1e-2
+    assert run.pictures == ["learning_rate_range"]
+    if objective == "wgan-gp":  # goes on where the critic's loss is below 0
+        first = np.flatnonzero(np.array(losses) < 0)[0]
+        assert first < len(losses) - 10
+
+
 @pytest.mark.parametrize("objective", ["dcgan", "conditional", "wgan-gp"])
 def test_backends_agree(objective, digits, meeting_place):
     arrays = losses_and_gradients(recipe.Config.small(objective=objective, filters=4), digits)
@@ -316,8 +372,7 @@ def test_nearest_neighbours(rng):
     ("changes", "sentence"),
     [
         ({"filters": 0}, "--filters must be at least 1, not 0"),
-        ({"accumulate": 2}, "--accumulate is refused: it is made for one network, and here are two"),
-        ({"find_lr": True}, "--find-lr is refused: it is made for one network"),
+        ({"accumulate": 3}, "--accumulate 3 does not divide --batch-size 64"),
         ({"precision": "mixed_float16"}, "--precision mixed_float16 needs one scaled loss"),
         ({"objective": "wgan"}, "unknown value of --objective 'wgan': did you mean 'wgan-gp'?"),
     ],

@@ -300,6 +300,19 @@ def test_range_test_of_a_known_curve():
         learning_rates.suggest(rates, rates)
 
 
+@pytest.mark.once
+def test_where_the_range_test_ends():
+    """Three times a positive loss; a critic's may begin at 0, and fall below it, and rise from there."""
+    noise = 0.1 * np.cos(np.arange(12))
+    assert learning_rates.diverged(3.31, [*(1 + noise)]) and not learning_rates.diverged(3.29, [*(1 + noise)])
+    around_zero = [0.0, *noise]
+    assert not any(learning_rates.diverged(loss, around_zero[:place]) for place, loss in enumerate(noise))
+    assert not learning_rates.diverged(0.3, around_zero) and learning_rates.diverged(0.5, around_zero)
+    below = [*(noise - 2), -5.0, -9.0]
+    assert not learning_rates.diverged(0.0, below) and learning_rates.diverged(13.0, below)
+    assert not learning_rates.diverged(12.0, below)
+
+
 def test_rerun_repeats_a_run_and_tells_a_difference(here, monkeypatch, capsys):
     monkeypatch.setattr(rerun, "importlib", SimpleNamespace(import_module=lambda name: killable))
     _, found = run(ema=0.9)
