@@ -96,7 +96,7 @@ def _sides(steps: int) -> dict[str, Callable[[], None]]:
     step = training_loop.portable_step(*stepped)
     run = SimpleNamespace(metrics=lambda values, at: None, history={})
     train, train_probed = (programs.training(model, batches, config) for model in (plain, probed))
-    probe = probes.Probe(probed, run, batches, steps)
+    probe = probes.Probe({"": probes.Look(probed)}, run, batches, steps)
 
     def portable() -> None:
         for index in range(steps):

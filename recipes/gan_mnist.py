@@ -37,7 +37,8 @@ Figures: losses of both players, quality over training, samples, samples_over_tr
 every epoch), class_shares, nearest_neighbours (of generated images among the training images).
 
 With `--accumulate` batch normalization sees one part of a batch at a time, as in every recipe; what has none
-is updated as by the whole batch. `--find-lr` raises both players' rates together: see `find_learning_rate`.
+is updated as by the whole batch. `--probe` looks at both players, each with its own loss. `--find-lr` raises
+both players' rates together: see `find_learning_rate`.
 
 References:
     Goodfellow et al., 2014, Generative adversarial networks, arXiv:1406.2661.
@@ -241,6 +242,8 @@ class Game:
 
     `update_discriminator(real, labels, noise, mix)` takes images in -1 ... 1,
     `update_generator(labels, noise)` needs none. Both change the variables and return metrics by name.
+    `losses` are what they differentiate, by the player: functions of the arguments of the one update and then
+    of the other.
     """
 
     generator: keras.Model
@@ -248,6 +251,7 @@ class Game:
     optimizers: tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]
     update_discriminator: Callable
     update_generator: Callable
+    losses: Mapping[str, Callable]
 
 
 def build_game(config: Config, data: engine.data.Dataset) -> Game:
@@ -268,27 +272,34 @@ def build_game(config: Config, data: engine.data.Dataset) -> Game:
     def judged(images: Any, labels: Any) -> Any:
         return discriminator(given(config, images, labels), training=True)
 
+    def against(real: Any, labels: Any, fake: Any, mix: Any) -> tuple[Any, dict]:
+        return discriminator_loss(config, lambda images: judged(images, labels), real, fake, mix)
+
+    def towards(labels: Any, noise: Any) -> Any:
+        return generator_loss(config, judged(drawn(noise, labels), labels))
+
     def update_discriminator(real: Any, labels: Any, noise: Any, mix: Any) -> dict[str, Any]:
         fake = ops.stop_gradient(drawn(noise, labels))
-
-        def loss() -> tuple[Any, dict]:
-            return discriminator_loss(config, lambda images: judged(images, labels), real, fake, mix)
-
-        (value, parts), slopes = gradients.by_variables(loss, discriminator.trainable_variables, has_aux=True)
+        (value, parts), slopes = gradients.by_variables(
+            lambda: against(real, labels, fake, mix), discriminator.trainable_variables, has_aux=True
+        )
         gradients.update(optimizers[1], slopes)
         return {"loss": value, **parts}
 
     def update_generator(labels: Any, noise: Any) -> dict[str, Any]:
-        value, slopes = gradients.by_variables(
-            lambda: generator_loss(config, judged(drawn(noise, labels), labels)),
-            generator.trainable_variables,
-        )
+        value, slopes = gradients.by_variables(lambda: towards(labels, noise), generator.trainable_variables)
         gradients.update(optimizers[0], slopes)
         return {"generator_loss": value}
 
+    losses = {
+        "discriminator": lambda real, labels, noise, mix, *_: against(
+            real, labels, ops.stop_gradient(drawn(noise, labels)), mix
+        )[0],
+        "generator": lambda real, labels, noise, mix, *its: towards(*its),
+    }
     variables = [v for part in (generator, discriminator, *optimizers) for v in part.variables]
     updates = (gradients.compiled_step(f, variables) for f in (update_discriminator, update_generator))
-    return Game(generator, discriminator, optimizers, *updates)
+    return Game(generator, discriminator, optimizers, *updates, losses)
 
 
 def given(config: Config, x: Any, labels: Any) -> Any:
@@ -360,6 +371,23 @@ def play(config: Config, game: Game, real: np.ndarray, labels: np.ndarray, step:
     for turn in turns:
         values = update(game.update_discriminator, turn)
     return {**values, **update(game.update_generator, last)}
+
+
+def build_probe(
+    config: Config, run: engine.tracking.Run, game: Game, batches: engine.data.Batches
+) -> engine.probes.Probe:
+    """Looks at both players, each with its own loss, on the last part of its last update in a step."""
+    players = {"discriminator": game.discriminator, "generator": game.generator}
+    looks = {
+        f"{name}/": engine.probes.Look(player, game.losses[name], list(players.values()))
+        for name, player in players.items()
+    }
+
+    def given(step: int) -> tuple[Any, ...]:
+        *_, turn, last = moves(config, *batches[step], step)
+        return *parts(config, turn)[-1], *parts(config, last)[-1]
+
+    return engine.probes.Probe(looks, run, batches, config.probe, given)
 
 
 def find_learning_rate(config: Config, run: engine.tracking.Run, data: engine.data.Dataset) -> None:
@@ -590,6 +618,7 @@ def fit(
         },
         evaluate=evaluate,
         monitor="val/frechet_distance",
+        probe=build_probe(config, run, game, batches) if config.probe else None,
     )
     try:
         for real_images, labels in progress.batches():

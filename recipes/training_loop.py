@@ -214,6 +214,10 @@ def by_portable_step(
             "accuracy": float(np.mean(logits.argmax(axis=-1) == data.validation.y)),
         }
 
+    probe = None
+    if config.probe:
+        looks = {"": engine.probes.Look(model)}
+        probe = engine.probes.Probe(looks, run, batches, config.probe)
     progress = engine.progress.Progress(
         config,
         run,
@@ -221,7 +225,7 @@ def by_portable_step(
         state={"model": model.variables, "optimizer": optimizer.variables},
         evaluate=evaluate,
         schedule=lambda _: config.learning_rate,
-        probe=engine.probes.Probe(model, run, batches, config.probe) if config.probe else None,
+        probe=probe,
     )
     first, losses = progress.step, []
     for x, y in progress.batches():

@@ -59,6 +59,28 @@ def variables_of(model: keras.Layer) -> tuple[list, list]:
     )
 
 
+_differentiated: list[Callable] = []  # the functions that are being called for a derivative
+
+
+def within() -> bool:
+    """Whether a function given to `value_and_grad` or `jacobian` is being called: its tensors end with it."""
+    return bool(_differentiated)
+
+
+def _marked(function: Callable) -> Callable:
+    """The same function, known to `within`."""
+
+    @functools.wraps(function)
+    def marked(*args: Any) -> Any:
+        _differentiated.append(function)
+        try:
+            return function(*args)
+        finally:
+            _differentiated.pop()
+
+    return marked
+
+
 def value_and_grad(function: Callable, argnums: int = 0, has_aux: bool = False) -> Callable:
     """A function that returns `function`'s value and its gradient with respect to one argument.
 
@@ -72,7 +94,7 @@ def value_and_grad(function: Callable, argnums: int = 0, has_aux: bool = False) 
         A function with the same arguments, returning `(value, gradients)` or `((value, aux), gradients)`.
         Gradients have the structure of the argument; what the value does not depend on has gradient zero.
     """
-    backend = keras.backend.backend()
+    function, backend = _marked(function), keras.backend.backend()
     if backend == "jax":
         import jax
 
@@ -113,7 +135,7 @@ def jacobian(function: Callable, argnums: int = 0) -> Callable:
         A function with the same arguments; its result has the structure of the argument, each leaf of
         shape `output.shape + leaf.shape`.
     """
-    backend = keras.backend.backend()
+    function, backend = _marked(function), keras.backend.backend()
     if backend == "jax":
         import jax
 

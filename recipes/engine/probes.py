@@ -10,10 +10,11 @@ whose results are thrown away. For each layer:
     saturation/LAYER         share of outputs where a bounded activation is within 5 % of its bounds
     dead/LAYER               share of units that are 0 on the whole batch, after an activation that can be
 
-All of them are metrics, and each kind is a heatmap over training (layer x step).
+All of them are metrics, and each kind is a heatmap over training (layer x step). Where several networks are
+trained, LAYER is `NETWORK/LAYER`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -45,71 +46,96 @@ class Probe:
     """Looks every `every` optimizer steps, and draws what it saw at the end.
 
     Args:
-        model: compiled and built: its loss is what is differentiated.
+        looks: what is done to see, by what goes before a layer's name in the metrics: `{"": Look(model)}`, or
+            `{"generator/": ..., "discriminator/": ...}` for `grad_norm/generator/LAYER`.
         run: where metrics and heatmaps go.
         batches: the training data.
         every: optimizer steps between looks.
+        given: what the looks are called on, by the number of a batch; default: the batch.
     """
 
-    def __init__(self, model: keras.Model, run: Run, batches: Batches, every: int) -> None:
-        self.model = model
+    def __init__(
+        self,
+        looks: Mapping[str, "Look"],
+        run: Run,
+        batches: Batches,
+        every: int,
+        given: Callable[[int], Sequence[Any]] | None = None,
+    ) -> None:
+        self.looks = looks
         self.run = run
-        self.batches = batches
-        self.every = every * batches.accumulate
-        self.before: list[np.ndarray] = []
-        self.look = looking(model)
+        self.parts = batches.accumulate
+        self.every = every * self.parts
+        self.given = given or batches.__getitem__
 
     def after_step(self, done: int) -> None:
-        """Remember the weights before the step that is looked at; then look. `done`: batches so far."""
-        if (done + self.batches.accumulate) % self.every == 0:
-            self.before = _arrays(self.model)
-        elif done % self.every == 0:
-            values = self.look(*self.batches[done - 1])
-            if self.before:
-                values |= _update_ratios(self.model, self.before)
-            self.run.metrics(values, done // self.batches.accumulate)
+        """Look, or remember the weights before the step that is looked at. `done`: batches so far."""
+        if done % self.every == 0:
+            given = self.given(done - 1)
+            for place, look in self.looks.items():
+                values = {name.replace("/", f"/{place}", 1): value for name, value in look(*given).items()}
+                self.run.metrics(values, done // self.parts)
+        if (done + self.parts) % self.every == 0:
+            for look in self.looks.values():
+                look.remember()
 
     def finish(self) -> None:
         """Draw the heatmaps."""
         draw(self.run)
 
 
-def looking(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
-    """A function that measures a compiled model on a batch and leaves it as it was.
+class Look:
+    """Measures a model on a batch and leaves it as it was: `look(*batch)` gives metrics by name.
 
     Args:
-        model: compiled and built.
-
-    Returns:
-        `look(x, y)`: metrics by name.
+        model: built; its layers are looked at.
+        loss: what is differentiated, of a batch's arrays; default: that of the compiled model, of x and y.
+        others: models that `loss` calls, too.
     """
-    layers_ = list(weighted(model))
-    watched = [layer for layer in model._flatten_layers() if _is_inner(layer, model)]
 
-    def step(x: Any, y: Any) -> tuple[dict, list]:
-        def loss() -> tuple[Any, dict]:
-            # Their values go in, but what becomes of them (batch statistics, seeds) stays here.
-            scope = keras.StatelessScope([(v, v.value) for v in variables], collect_losses=True)
-            with scope, outputs_of(watched) as seen:
-                value = model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
-            return value, {id(layer): seen[id(layer)] for layer in watched if id(layer) in seen}
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: Callable[..., Any] | None = None,
+        others: Sequence[keras.Model] = (),
+    ) -> None:
+        self.model = model
+        self.before: list[np.ndarray] = []
 
-        (_, seen), slopes = gradients.by_variables(loss, model.trainable_variables, has_aux=True)
-        summary = {
-            layer.name: _activation_summary(layer, seen[id(layer)]) for layer in watched if id(layer) in seen
-        }
-        return summary, [ops.sum(ops.square(ops.cast(slope, "float32"))) for slope in slopes]
+        def own_loss(x: Any, y: Any) -> Any:
+            return model.compute_loss(x=x, y=y, y_pred=model(x, training=True))
 
-    variables = model.variables
-    step = gradients.compiled_step(step, variables)
-    places = {id(variable): index for index, variable in enumerate(model.trainable_variables)}
+        loss_of = loss or own_loss
+        watched = [layer for layer in model._flatten_layers() if _is_inner(layer, model)]
+        variables = [variable for one in (model, *others) for variable in one.variables]
 
-    def look(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-        summary, squares = step(x, y)
+        def step(*batch: Any) -> tuple[dict, list]:
+            def value_and_outputs() -> tuple[Any, dict]:
+                # Their values go in, but what becomes of them (batch statistics, seeds) stays here.
+                scope = keras.StatelessScope([(v, v.value) for v in variables], collect_losses=True)
+                with scope, outputs_of(watched) as seen:
+                    value = loss_of(*batch)
+                return value, {id(layer): seen[id(layer)] for layer in watched if id(layer) in seen}
+
+            (_, seen), slopes = gradients.by_variables(
+                value_and_outputs, model.trainable_variables, has_aux=True
+            )
+            summary = {
+                layer.name: _activation_summary(layer, seen[id(layer)])
+                for layer in watched
+                if id(layer) in seen
+            }
+            return summary, [ops.sum(ops.square(ops.cast(slope, "float32"))) for slope in slopes]
+
+        self.step = gradients.compiled_step(step, variables)
+
+    def __call__(self, *batch: Any) -> dict[str, float]:
+        """Look; with `update_ratio/...` if the weights before the last step are remembered."""
+        summary, squares = self.step(*batch)
         squares = [float(square) for square in squares]
-        values = {}
-        values["grad_norm/global"] = sum(squares) ** 0.5
-        for layer in layers_:
+        places = {id(variable): index for index, variable in enumerate(self.model.trainable_variables)}
+        values = {"grad_norm/global": sum(squares) ** 0.5}
+        for layer in weighted(self.model):
             own = [squares[places[id(variable)]] for variable in layer.trainable_variables]
             values[f"grad_norm/{layer.name}"] = sum(own) ** 0.5
             values[f"weight_norm/{layer.name}"] = _norm(
@@ -117,9 +143,11 @@ def looking(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], dict[str, 
             )
         for name, numbers in summary.items():
             values |= {f"{kind}/{name}": float(number) for kind, number in numbers.items()}
-        return values
+        return values | (_update_ratios(self.model, self.before) if self.before else {})
 
-    return look
+    def remember(self) -> None:
+        """Keep the weights as they are before the step that is looked at next."""
+        self.before = [np.array(ops.convert_to_numpy(v)) for v in self.model.trainable_variables]
 
 
 def weighted(model: keras.Model) -> Iterator[keras.Layer]:
@@ -154,7 +182,10 @@ class outputs_of:
     def _keeping(call: Callable, seen: dict[int, Any], key: int) -> Callable:
         def kept(*arguments: Any, **named: Any) -> Any:
             outputs = call(*arguments, **named)
-            if not loop.within():  # a layer that is only called in a loop over time has no activations here
+            # What a layer gives in a loop over time, or within a loss that is itself a derivative (a gradient
+            # penalty), means nothing outside. Of its other calls the last one counts: of a discriminator that
+            # on generated images.
+            if not (loop.within() or gradients.within()):
                 seen[key] = outputs
             return outputs
 
@@ -164,7 +195,7 @@ class outputs_of:
 def draw(run: Run) -> None:
     """Store the heatmaps of what a run's probes recorded."""
     for kind, title in KINDS.items():
-        names = [name for name in run.history if name.startswith(f"{kind}/") and name != "grad_norm/global"]
+        names = [n for n in run.history if n.startswith(f"{kind}/") and not n.endswith("/global")]
         if not names:
             continue
         steps = sorted({step for name in names for step, _ in run.history[name]})
@@ -204,10 +235,6 @@ def _activation_summary(layer: keras.Layer, outputs: Any) -> dict[str, Any]:
         silent = ops.equal(ops.sum(ops.abs(units), axis=0), 0)
         summary["dead"] = ops.mean(ops.cast(silent, "float32"))
     return summary
-
-
-def _arrays(model: keras.Model) -> list[np.ndarray]:
-    return [np.array(ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
 
 
 def _update_ratios(model: keras.Model, before: list[np.ndarray]) -> dict[str, float]:

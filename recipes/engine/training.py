@@ -99,7 +99,7 @@ def fit(
         },
         evaluate=evaluate,
         schedule=lambda step: rates[step],
-        probe=probes.Probe(model, run, batches, config.probe) if config.probe else None,
+        probe=probes.Probe({"": probes.Look(model)}, run, batches, config.probe) if config.probe else None,
     )
     run.metrics({"parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights)}, step=0)
     while progress.step < progress.total and not progress.stopped:

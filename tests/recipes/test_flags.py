@@ -31,7 +31,6 @@ FLAGS = {
     "deterministic": True,
 }
 REFUSED = {
-    "gan_mnist": {"probe"},
     "mlp_housing": {"early_stopping"},
 }
 CUTS_ITSELF = {"gan_mnist"}  # all parts of one player's update come before those of the other's

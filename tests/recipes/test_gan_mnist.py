@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 import layers
 from recipes import gan_mnist as recipe
 from recipes.engine import data as datasets
-from recipes.engine import gradients, launch
+from recipes.engine import gradients, launch, probes
 from recipes.engine.errors import Finished, RecipeError
 from recipes.engine.progress import Progress
 from tests.layers.checking import numpy_of
@@ -240,6 +240,65 @@ def test_parts_of_few_images(digits):
     config = recipe.Config.small(objective="wgan-gp", accumulate=2)
     with pytest.raises(RecipeError, match="--accumulate 2 does not divide the 25 images of an update"):
         recipe.batches_of(config, few)
+
+
+@pytest.mark.parametrize("objective", ["conditional", "wgan-gp"])
+def test_probing_shows_both_players_and_changes_nothing(objective, classifier, real, digits):
+    def fitted(**flags):
+        keras.utils.clear_session(free_memory=False)
+        config = recipe.Config.small(
+            objective=objective, filters=4, epochs=1, accumulate=2, checkpoint_every="0", **flags
+        )
+        game, run = recipe.build_game(config, digits), Recorded()
+        recipe.fit(config, run, digits, classifier, real, game)
+        arrays = [numpy_of(v) for player in (game.generator, game.discriminator) for v in player.variables]
+        return arrays, (config, game, run)
+
+    (plain, _), (probed, (config, game, run)) = fitted(), fitted(probe=6)
+    for one, other in zip(plain, probed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {f"probe_{kind}" for kind in probes.KINDS} <= set(run.pictures)
+    steps = list(range(6, recipe.batches_of(config, digits).steps_per_epoch + 1, 6))
+    assert len(steps) >= 2
+    for player in (game.generator, game.discriminator):
+        assert [step for step, _ in run.history[f"grad_norm/{player.name}/global"]] == steps
+        for layer in probes.weighted(player):
+            for kind in ("grad_norm", "update_ratio", "activation_std"):
+                points = run.history[f"{kind}/{player.name}/{layer.name}"]
+                assert [step for step, _ in points] == steps and all(value > 0 for _, value in points)
+
+
+def test_probe_differentiates_the_players_own_losses(digits):
+    """The critic's with its penalty; its activations are those on generated images."""
+    config, run = recipe.Config.small(objective="wgan-gp", filters=4, probe=1), Recorded()
+    game, batches = recipe.build_game(config, digits), recipe.batches_of(config, digits)
+    probe = recipe.build_probe(config, run, game, batches)
+    recipe.play(config, game, *batches[0], 0)
+    probe.after_step(1)
+    values = {name: value for name, ((_, value),) in run.history.items()}
+    *_, (real, _, noise, mix), (_, its_noise) = recipe.moves(config, *batches[0], 0)
+    players = game.generator, game.discriminator
+
+    def step(real, noise, mix, its_noise):
+        fake = game.generator(noise, training=True)
+        losses = (
+            lambda: -ops.mean(game.discriminator(game.generator(its_noise, training=True))),
+            lambda: recipe.discriminator_loss(config, game.discriminator, real, fake, mix)[0],
+        )
+        slopes = [
+            gradients.by_variables(loss, player.trainable_variables)[1]
+            for loss, player in zip(losses, players, strict=True)
+        ]
+        return slopes, game.discriminator.layers[1](fake), game.discriminator.layers[1](real)
+
+    variables = [v for player in players for v in player.variables]
+    slopes, on_fake, on_real = gradients.compiled_step(step, variables)(real, noise, mix, its_noise)
+    for player, own in zip(players, slopes, strict=True):
+        norm = np.sqrt(sum(np.sum(numpy_of(slope) ** 2) for slope in own))
+        assert values[f"grad_norm/{player.name}/global"] == pytest.approx(norm, rel=1e-4)
+    seen = values[f"activation_mean/discriminator/{game.discriminator.layers[1].name}"]
+    assert seen == pytest.approx(numpy_of(on_fake).mean(), rel=1e-4)
+    assert seen != pytest.approx(numpy_of(on_real).mean(), rel=1e-2)
 
 
 @pytest.mark.parametrize("objective", ["dcgan", "wgan-gp"])

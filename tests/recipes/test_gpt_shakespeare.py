@@ -169,7 +169,7 @@ def test_recomputed_blocks_learn_the_same(rng, monkeypatch):
 
     # Looking inside sees all layers, and leaves the blocks as they were.
     model.compile(loss=recipe.cross_entropy)
-    seen = probes.looking(model)(x, x)
+    seen = probes.Look(model)(x, x)
     assert seen["activation_std/feed_forward"] > 0
     before = len(calls)
     recipe.parts_of(model).blocks[0](ops.zeros((1, 2, 8)), training=True)

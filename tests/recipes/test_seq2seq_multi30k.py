@@ -171,7 +171,7 @@ def test_a_probe_sees_what_is_outside_of_the_loop(batch):
     """The decoder's parts run within the loop, where their outputs cannot be had; their gradients can."""
     config, model = translator("bahdanau")
     model.compile(loss=recipe.loss_of(config))
-    values = probes.looking(model)(*batch)
+    values = probes.Look(model)(*batch)
     assert np.isfinite(list(values.values())).all()
     assert values[f"grad_norm/{model.query.name}"] > 0
     assert f"activation_mean/{model.combine.name}" in values

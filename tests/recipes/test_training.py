@@ -247,7 +247,7 @@ def test_probe_says_what_can_be_computed_by_hand(rng):
     model.first.kernel.assign(kernel)
     model.first.bias.assign(np.array([0, 0, 1, -1, -1, 0], "float32"))  # units 3, 4 and 5 are dead
     model.second.bias.assign(np.array([9, -9, 9, 0], "float32"))  # three of four are saturated
-    values = probes.looking(model)(x, y)
+    values = probes.Look(model)(x, y)
     assert values["dead/first"] == pytest.approx(0.5)
     assert 0.75 <= values["saturation/second"] < 1
     assert values["weight_norm/first"] == pytest.approx(np.sqrt(np.sum(kernel**2) + 3), rel=1e-5)
@@ -262,6 +262,22 @@ def test_probe_says_what_can_be_computed_by_hand(rng):
     assert values["grad_norm/last"] == pytest.approx(np.sqrt(slopes), rel=1e-4)
     parts = [values[f"grad_norm/{name}"] for name in ("first", "second", "last")]
     assert values["grad_norm/global"] == pytest.approx(np.sqrt(np.sum(np.square(parts))), rel=1e-5)
+
+
+def test_probe_may_look_at_every_step(rng):
+    split, run, model = (
+        split_of(rng),
+        Recorded(),
+        keras.Sequential([keras.Input((5,)), layers.Dense(3, name="only")]),
+    )
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    probe = probes.Probe({"": probes.Look(model)}, run, Batches(split, 16, 0), every=1)
+    model.layers[-1].kernel.assign(np.ones((5, 3)))
+    for done in (1, 2, 3):
+        model.layers[-1].kernel.assign(model.layers[-1].kernel * 1.5)
+        probe.after_step(done)
+    assert [step for step, _ in run.history["grad_norm/only"]] == [1, 2, 3]
+    assert run.history["update_ratio/only"] == [(2, pytest.approx(0.5)), (3, pytest.approx(0.5))]
 
 
 def test_probing_shows_everything_and_changes_nothing(here):
