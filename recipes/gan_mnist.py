@@ -280,11 +280,11 @@ def build_game(config: Config, data: engine.data.Dataset) -> Game:
 
     def update_discriminator(real: Any, labels: Any, noise: Any, mix: Any) -> dict[str, Any]:
         fake = ops.stop_gradient(drawn(noise, labels))
-        (value, parts), slopes = gradients.by_variables(
+        (value, values), slopes = gradients.by_variables(
             lambda: against(real, labels, fake, mix), discriminator.trainable_variables, has_aux=True
         )
         gradients.update(optimizers[1], slopes)
-        return {"loss": value, **parts}
+        return {"loss": value, **values}
 
     def update_generator(labels: Any, noise: Any) -> dict[str, Any]:
         value, slopes = gradients.by_variables(lambda: towards(labels, noise), generator.trainable_variables)
