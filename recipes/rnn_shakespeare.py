@@ -316,7 +316,11 @@ class Nudged:
         for cell in self.cells:
             count = np.size(cell.state_size)
             _, after = cell(x, states[:count])
-            after = [state + nudge for state, nudge in zip(after, nudges[:count], strict=True)]
+            # The nudges are float32, and so are all states: a cell that computes in less casts them.
+            after = [
+                ops.cast(state, nudge.dtype) + nudge
+                for state, nudge in zip(after, nudges[:count], strict=True)
+            ]
             states, nudges = states[count:], nudges[count:]
             x = after[0]  # what the next cell, or the readout, sees of this one
             new += after
