@@ -192,7 +192,6 @@ def test_gradients_through_time_of_cells_that_compute_in_half_precision(rng):
     np.testing.assert_allclose(norms, recipe.gradient_norms(full, numbers, steps=12), rtol=0.05)
 
 
-
 @pytest.mark.parametrize("cell", recipe.CELLS)
 def test_backends_agree(cell, rng, meeting_place):
     """Same weights, same characters: logits, loss and gradient."""
