@@ -118,8 +118,6 @@ class Config(TrainingConfig):
         for name in ("latent", "filters", "critic_steps"):
             if getattr(self, name) < 1:
                 raise usage_error(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.precision == "mixed_float16":
-            raise usage_error("--precision mixed_float16 needs one scaled loss, and here are two")
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
@@ -260,7 +258,12 @@ def build_game(config: Config, data: engine.data.Dataset) -> Game:
     generator, discriminator = build_generator(config, data), build_discriminator(config, data)
     rate = config.learning_rate or LEARNING_RATES[config.objective]
     optimizers = tuple(
-        layers.optimizers.Adam(rate, *MOMENTA[config.objective], **engine.training.optimizer_options(config))
+        engine.training.scaling_losses(
+            layers.optimizers.Adam(
+                rate, *MOMENTA[config.objective], **engine.training.optimizer_options(config)
+            ),
+            config,
+        )
         for _ in range(2)
     )
     for optimizer, player in zip(optimizers, (generator, discriminator), strict=True):
@@ -280,14 +283,21 @@ def build_game(config: Config, data: engine.data.Dataset) -> Game:
 
     def update_discriminator(real: Any, labels: Any, noise: Any, mix: Any) -> dict[str, Any]:
         fake = ops.stop_gradient(drawn(noise, labels))
-        (value, values), slopes = gradients.by_variables(
-            lambda: against(real, labels, fake, mix), discriminator.trainable_variables, has_aux=True
-        )
+
+        def loss() -> tuple[Any, dict]:
+            value, values = against(real, labels, fake, mix)
+            return optimizers[1].scale_loss(value), {"loss": value, **values}
+
+        (_, values), slopes = gradients.by_variables(loss, discriminator.trainable_variables, has_aux=True)
         gradients.update(optimizers[1], slopes)
-        return {"loss": value, **values}
+        return values
 
     def update_generator(labels: Any, noise: Any) -> dict[str, Any]:
-        value, slopes = gradients.by_variables(lambda: towards(labels, noise), generator.trainable_variables)
+        def loss() -> tuple[Any, Any]:
+            value = towards(labels, noise)
+            return optimizers[0].scale_loss(value), value
+
+        (_, value), slopes = gradients.by_variables(loss, generator.trainable_variables, has_aux=True)
         gradients.update(optimizers[0], slopes)
         return {"generator_loss": value}
 

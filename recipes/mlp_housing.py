@@ -38,7 +38,7 @@ import numpy as np
 import layers
 from recipes import engine
 from recipes.engine import launch
-from recipes.engine.config import TrainingConfig, refuse
+from recipes.engine.config import TrainingConfig
 from recipes.engine.data import tables
 from recipes.engine.errors import usage_error
 from recipes.engine.parts import Part
@@ -87,7 +87,6 @@ class Config(TrainingConfig):
         super().__post_init__()
         if self.folds < 2:
             raise usage_error(f"--folds must be at least 2, not {self.folds}")
-        refuse(self, ("early_stopping",), "held-out rows are no validation data")
         if not 0 <= self.dropout < 1:
             raise usage_error(f"--dropout must lie in 0 ... 1, not {self.dropout}")
         for name in ("units", "depth", "trees"):
@@ -159,7 +158,7 @@ def build_model(config: Config, features: int) -> keras.Model:
 
 
 def fit_network(config: Config, x: np.ndarray, y: np.ndarray, run: Run | Part) -> keras.Model:
-    """Train on the squared error.
+    """Train on the squared error; for `--early-stopping` on nine tenths of the rows, and stop by the others.
 
     Args:
         config: the run's settings.
@@ -173,7 +172,12 @@ def fit_network(config: Config, x: np.ndarray, y: np.ndarray, run: Run | Part) -
     Raises:
         RecipeError: the loss stopped being a number.
     """
-    split = engine.data.Split(x.astype("float32"), y.astype("float32")[:, None])
+    x, y, validation = x.astype("float32"), y.astype("float32")[:, None], dict  # the loss of no rows
+    if config.early_stopping:
+        rows = np.random.default_rng(config.seed).permutation(len(x))
+        aside, rows = np.split(rows, [max(1, len(x) // 10)])
+        x, y, validation = x[rows], y[rows], engine.data.Split(x[aside], y[aside])
+    split = engine.data.Split(x, y)
     batches = engine.data.Batches(split, config.batch_size, config.seed, accumulate=config.accumulate)
     batches.unit = "rows"
     steps = batches.steps_per_epoch // config.accumulate * config.epochs
@@ -188,7 +192,7 @@ def fit_network(config: Config, x: np.ndarray, y: np.ndarray, run: Run | Part) -
         ),
         layers.losses.mean_squared_error,
     )
-    engine.training.fit(model, batches, dict, config, run, schedule)  # there is no validation data
+    engine.training.fit(model, batches, validation, config, run, schedule)
     return model
 
 

@@ -35,6 +35,13 @@ def optimizer_options(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
+def scaling_losses(optimizer: keras.optimizers.Optimizer, config: TrainingConfig) -> Any:
+    """An optimizer as `compile` takes it: half precision has its losses scaled, lest gradients become 0."""
+    if config.precision != "mixed_float16":
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
+
+
 def fit(
     model: keras.Model,
     batches: Batches,

@@ -150,6 +150,32 @@ def test_the_network_fits_a_curve(rng):
     assert seen[-1][1] < 0.1**2
 
 
+def test_early_stopping_watches_rows_that_are_not_trained_on(rng, monkeypatch):
+    """Targets are noise: what is learned of some rows is wrong of others, the first epochs are the best."""
+    seen = []
+    fit = recipe.engine.training.fit
+
+    def watched(model, batches, validation, *others):
+        seen.extend((batches.split, validation))
+        return fit(model, batches, validation, *others)
+
+    monkeypatch.setattr(recipe.engine.training, "fit", watched)
+    x, y = rng.normal(size=(100, 3)), rng.normal(size=100)
+    config = recipe.Config.small(
+        early_stopping=3, epochs=200, units=64, dropout=0.0, learning_rate=0.02, checkpoint_every="0"
+    )
+    run = Recorded()
+    model = recipe.fit_network(config, x, y, run)
+    training, validation = seen
+    assert len(training) == 90 and len(validation) == 10
+    rows = {tuple(row) for row in np.concatenate([training.x, validation.x])}
+    assert rows == {tuple(row) for row in x.astype("float32")}
+    losses = [loss for _, loss in run.history["val/loss"]]
+    assert len(losses) < 200 and np.argmin(losses) == len(losses) - 4
+    left = model.predict(validation.x, verbose=0)
+    assert np.mean((left - validation.y) ** 2) == pytest.approx(min(losses), rel=1e-4)
+
+
 def test_divergence_is_told(rng):
     x = rng.normal(size=(64, 3))
     config = recipe.Config.small(learning_rate=1e30, checkpoint_every="0")
@@ -164,7 +190,6 @@ def test_divergence_is_told(rng):
         ({"folds": 1}, "--folds must be at least 2, not 1"),
         ({"dropout": -0.1}, "--dropout must lie in 0 ... 1, not -0.1"),
         ({"trees": 0}, "--trees must be at least 1, not 0"),
-        ({"early_stopping": 2}, "--early-stopping is refused: held-out rows are no validation data"),
     ],
 )
 def test_impossible_configurations(changes, sentence):
