@@ -43,6 +43,30 @@ def gated_matmul(x: Tensor, kernel: Tensor, masks: Any) -> Tensor:
     return ops.concatenate([x * mask @ column for mask, column in zip(masks, columns, strict=True)], axis=1)
 
 
+def affine(x: Tensor, kernel: Tensor, bias: Tensor | None, masks: Any) -> Tensor:
+    """`gated_matmul` plus a bias, unless that is in the kernel: see `bias_in_kernel`."""
+    product = gated_matmul(x, kernel, masks)
+    return product if bias is None else product + bias
+
+
+def bias_in_kernel(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Inputs that end in a one and a kernel that ends in the bias, so that their product adds it.
+
+    It saves a step an addition, and the derivative of one, which is a sum over the batch.
+
+    Args:
+        x: `(..., features)`, the inputs of every step.
+        weights: of the step.
+
+    Returns:
+        Inputs `(..., features + 1)`, and weights for them.
+    """
+    kernel, recurrent_kernel, bias, *others = weights
+    ones = ops.ones((*ops.shape(x)[:-1], 1), dtype=x.dtype)
+    kernel = ops.concatenate([kernel, ops.expand_dims(bias, 0)], axis=0)
+    return ops.concatenate([x, ones], axis=-1), [kernel, recurrent_kernel, None, *others]
+
+
 def output_size(cell: Any) -> int:
     """A cell's `output_size`, or the size of its first state where it does not say."""
     size = getattr(cell, "output_size", None)
@@ -175,6 +199,10 @@ class RecurrentCell(keras.layers.Layer):
             for weight in (self.kernel, self.recurrent_kernel, bias)
         ]
 
+    def weights_of_step(self) -> list[Tensor]:
+        """`tensors` as a step takes them: both kernels, a bias `(gates * units,)`, and what the cell adds."""
+        return self.tensors()
+
     def rule(self) -> bptt.Rule | None:
         """Backpropagation through time by hand, where the activations are those the rule knows."""
         return None
@@ -196,7 +224,7 @@ class RecurrentCell(keras.layers.Layer):
         Args:
             inputs: `(batch, features)`.
             states: the previous states, `(batch, units)` each.
-            weights: what `tensors` returns.
+            weights: what `weights_of_step` returns, or `bias_in_kernel`.
             dropped: the inputs' dropout masks as `gated_matmul` takes them.
             recurrent_dropped: those of the recurrent state.
 
@@ -211,7 +239,7 @@ class RecurrentCell(keras.layers.Layer):
         previous = list(states) if nested else [states]
         inputs = ops.cast(inputs, self.compute_dtype)  # integers too
         masks = self.dropout_masks(inputs, previous, training)
-        output, new = self.step(inputs, previous, self.tensors(), *masks)
+        output, new = self.step(inputs, previous, self.weights_of_step(), *masks)
         return output, new if nested else new[0]
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
@@ -337,7 +365,7 @@ class SimpleRNNCell(RecurrentCell):
     ) -> tuple[Tensor, list[Tensor]]:
         """See `RecurrentCell.step`."""
         kernel, recurrent_kernel, bias = weights
-        h = gated_matmul(inputs, kernel, dropped) + bias
+        h = affine(inputs, kernel, bias, dropped)
         h = self.activation(h + gated_matmul(states[0], recurrent_kernel, recurrent_dropped))  # (B, U)
         return h, [h]
 
@@ -461,11 +489,7 @@ class LSTMCell(GatedCell):
         """See `RecurrentCell.step`."""
         kernel, recurrent_kernel, bias, *peephole = weights
         h, c = states[0], states[1]
-        z = (
-            gated_matmul(inputs, kernel, dropped)
-            + gated_matmul(h, recurrent_kernel, recurrent_dropped)
-            + bias
-        )
+        z = affine(inputs, kernel, bias, dropped) + gated_matmul(h, recurrent_kernel, recurrent_dropped)
         z_i, z_f, z_c, z_o = ops.split(z, 4, axis=1)  # (B, U) each
         if peephole:
             z_i, z_f = z_i + c * peephole[0][0], z_f + c * peephole[0][1]
@@ -626,6 +650,19 @@ class GRUCell(GatedCell):
     def _bias_shape(self) -> tuple:
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 
+    def weights_of_step(self) -> list[Tensor]:
+        """Both kernels, a bias `(3 * units,)`; if the reset gate comes after, a bias inside of it `(units,)`.
+
+        For the two gates the biases of inputs and state are one: their sum.
+        """
+        kernel, recurrent_kernel, bias = self.tensors()
+        if not self.reset_after:
+            return [kernel, recurrent_kernel, bias]
+        of_inputs, (of_gates, of_candidate) = bias[0], ops.split(bias[1], [2 * self.units])
+        nothing = ops.zeros_like(of_candidate)
+        bias = of_inputs + ops.concatenate([of_gates, nothing])
+        return [kernel, recurrent_kernel, bias, of_candidate]
+
     def rule(self) -> bptt.Rule | None:
         """The derivative by hand, if the reset gate comes after and the activations are tanh and sigmoid."""
         return bptt.GRU if self.reset_after and self.standard_activations() else None
@@ -639,17 +676,14 @@ class GRUCell(GatedCell):
         recurrent_dropped: Any,
     ) -> tuple[Tensor, list[Tensor]]:
         """See `RecurrentCell.step`."""
-        kernel, recurrent_kernel, bias = weights
+        kernel, recurrent_kernel, bias, *candidate_bias = weights
         h = states[0]
-        input_bias = bias[0] if self.reset_after else bias
-        x_z, x_r, x_h = ops.split(
-            gated_matmul(inputs, kernel, dropped) + input_bias, 3, axis=1
-        )  # (B, U) each
+        x_z, x_r, x_h = ops.split(affine(inputs, kernel, bias, dropped), 3, axis=1)  # (B, U) each
         if self.reset_after:
-            inner = gated_matmul(h, recurrent_kernel, recurrent_dropped) + bias[1]  # (B, 3 U)
+            inner = gated_matmul(h, recurrent_kernel, recurrent_dropped)  # (B, 3 U)
             h_z, h_r, h_h = ops.split(inner, 3, axis=1)
             z, r = self.recurrent_activation(x_z + h_z), self.recurrent_activation(x_r + h_r)
-            g = self.activation(x_h + r * h_h)
+            g = self.activation(x_h + r * (h_h + candidate_bias[0]))
         else:
             by_gate = isinstance(recurrent_dropped, list)
             gate_kernel, candidate_kernel = ops.split(recurrent_kernel, [2 * self.units], axis=1)
@@ -658,7 +692,7 @@ class GRUCell(GatedCell):
             z, r = self.recurrent_activation(x_z + h_z), self.recurrent_activation(x_r + h_r)
             kept = recurrent_dropped[2] if by_gate else None
             g = self.activation(x_h + gated_matmul(r * h, candidate_kernel, kept))
-        h = z * h + (1 - z) * g
+        h = g + z * (h - g)
         return h, [h]
 
     def get_config(self) -> dict:

@@ -15,6 +15,7 @@ from layers.recurrent.cells import (
     RecurrentCell,
     SimpleRNNCell,
     StackedRNNCells,
+    bias_in_kernel,
     call_cell,
     initial_state,
     output_size,
@@ -294,8 +295,10 @@ class RNN(keras.layers.Layer):
 
         if isinstance(cell, RecurrentCell) and type(cell).call in (RecurrentCell.call, SimpleRNNCell.call):
             x = ops.cast(x, dtype)
-            weights = cell.tensors()
+            weights = cell.weights_of_step()
             masks = cell.dropout_masks(x[0], initial_state, training)
+            if keras.backend.backend() == "torch" and masks[0] is None:
+                x, weights = bias_in_kernel(x, weights)  # the others make one program of a step
 
             def step(x: Tensor, states: list) -> tuple[Tensor, list]:
                 return cell.step(x, states, weights, *masks)
