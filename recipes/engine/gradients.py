@@ -364,12 +364,8 @@ def _jax_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Ca
         values, results = jax.lax.scan(step, values, arguments)
         return results, values
 
-    # One network at a time goes in and comes out: a program that takes every weight of every network apart is
-    # compiled for longer than the training itself.
-    @functools.partial(jax.jit, donate_argnums=0)
-    def put(stacked: list, values: list, place: int) -> list:
-        return [rows.at[place].set(value) for rows, value in zip(stacked, values, strict=True)]
-
+    # One network at a time comes out: a program that takes every weight of every network apart is compiled
+    # for longer than the training itself. They go in by NumPy, which compiles nothing.
     @jax.jit
     def taken(stacked: list, place: int) -> list:
         return [rows[place] for rows in stacked]
@@ -390,9 +386,8 @@ def _jax_for_many(function: Callable, variables: Sequence[keras.Variable]) -> Ca
         # Fewer networks would be another program: the first one is done more than once.
         places = max(places, len(members))
         filled = [*range(len(members)), *[0] * (places - len(members))]
-        stacked = [np.zeros((places, *v.shape), v.dtype) for v in own]
-        for place, member in enumerate(filled):
-            stacked = put(stacked, [variable.value for variable in members[member]], place)
+        weights = [[np.asarray(variable.value) for variable in variables] for variables in members]
+        stacked = [np.stack([weights[member][place] for member in filled]) for place in range(len(own))]
         results, stacked = together(stacked, tuple(rows[filled] for rows in arguments))
         for place, variables in enumerate(members):
             for variable, value in zip(variables, taken(stacked, place), strict=True):
