@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import tempfile
+import types
 
 BACKENDS = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}
 
@@ -50,16 +51,14 @@ if BACKEND == "jax":
     # Keras' layers, which ours are compared to, draw weights in the kernel's shape: the same numbers as in a
     # row (see layers/initializers.py), and for small kernels ten times as long to compile.
     from keras.src.backend.jax import random
+    from keras.src.initializers import random_initializers
 
     def in_a_row(draw):
-        @functools.wraps(draw)
-        def drawn(shape, *numbers, **named):
-            return draw((math.prod(shape),), *numbers, **named).reshape(shape)
+        return lambda shape, *numbers, **named: draw((math.prod(shape),), *numbers, **named).reshape(shape)
 
-        return drawn
-
-    for name in ("normal", "truncated_normal", "uniform"):
-        setattr(random, name, in_a_row(getattr(random, name)))
+    draws = {name: in_a_row(getattr(random, name)) for name in ("normal", "truncated_normal", "uniform")}
+    # Not in Keras' own module: what a program draws is fused with the rest, and may then round otherwise.
+    random_initializers.random = types.SimpleNamespace(**{**vars(random), **draws})
 
 if (BACKEND, MARKED_ONCE) == ("torch", "without") and "PYTEST_XDIST_WORKER" in os.environ:
     # PyTorch has the least to do: the others go before it, so that all end together.

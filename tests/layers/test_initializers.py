@@ -93,9 +93,9 @@ def test_a_layer_draws_its_weights_in_a_row(monkeypatch, make):
     """In the shape of a small kernel, a draw is a program that takes seconds to compile."""
     import jax
     from keras.src.backend.jax import random
+    from keras.src.initializers import random_initializers
 
-    for name in ("normal", "truncated_normal", "uniform"):  # as Keras has them: see tests/conftest.py
-        monkeypatch.setattr(random, name, getattr(random, name).__wrapped__)
+    monkeypatch.setattr(random_initializers, "random", random)  # as Keras has it: see tests/conftest.py
 
     def weights():
         layer = make(16, 3, bias_initializer="random_normal")
