@@ -32,7 +32,6 @@ import layers
 from recipes import engine
 from recipes.engine import launch
 from recipes.engine.config import TrainingConfig
-from recipes.engine.errors import usage_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,11 +54,6 @@ class Config(TrainingConfig):
     """Step size of SGD with momentum 0.9."""
     dropout: float = 0.2
     """Share of hidden units dropped in a step."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.precision == "mixed_float16":
-            raise usage_error("--precision mixed_float16 is refused: the loops here do without a scaled loss")
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
@@ -90,7 +84,8 @@ def build_model(config: Config, data: engine.data.Dataset) -> keras.Model:
 def build_optimizer(config: Config) -> keras.optimizers.Optimizer:
     """SGD with momentum, and what the common flags ask for."""
     options = engine.training.optimizer_options(config)
-    return layers.optimizers.SGD(config.learning_rate, momentum=0.9, **options)
+    optimizer = layers.optimizers.SGD(config.learning_rate, momentum=0.9, **options)
+    return engine.training.scaling_losses(optimizer, config)
 
 
 def loss_of(labels: Any, logits: Any) -> Any:
@@ -126,7 +121,8 @@ def by_tensorflow(
     def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = loss_of(y, model(x, training=True))
-        gradients = tape.gradient(loss, model.trainable_variables)
+            scaled = optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         return loss
 
@@ -142,7 +138,7 @@ def by_torch(model: keras.Model, optimizer: keras.optimizers.Optimizer, batches:
         x, y = (torch.from_numpy(part) for part in batches[index])
         loss = loss_of(y, model(x, training=True))
         model.zero_grad()
-        loss.backward()
+        optimizer.scale_loss(loss).backward()
         gradients = [variable.value.grad for variable in model.trainable_variables]
         with torch.no_grad():
             optimizer.apply(gradients, model.trainable_variables)
@@ -154,16 +150,20 @@ def by_jax(model: keras.Model, optimizer: keras.optimizers.Optimizer, batches: A
     """`jax.value_and_grad` of a pure function; all state goes in and comes out."""
     import jax
 
-    def loss(trainable: list, others: list, x: Any, y: Any) -> tuple[Any, list]:
+    def scaled(trainable: list, others: list, slots: list, x: Any, y: Any) -> tuple[Any, tuple]:
         logits, others = model.stateless_call(trainable, others, x, training=True)
-        return loss_of(y, logits), others
+        loss = loss_of(y, logits)
+        with keras.StatelessScope(list(zip(optimizer.variables, slots, strict=True))):  # the scale is there
+            return optimizer.scale_loss(loss), (loss, others)
 
     @jax.jit
     def step(state: tuple, x: Any, y: Any) -> tuple[Any, tuple]:
         trainable, others, slots = state
-        (value, others), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, others, x, y)
+        (_, (loss, others)), gradients = jax.value_and_grad(scaled, has_aux=True)(
+            trainable, others, slots, x, y
+        )
         trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
-        return value, (trainable, others, slots)
+        return loss, (trainable, others, slots)
 
     variables = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
     state = tuple([variable.value for variable in group] for group in variables)
@@ -184,9 +184,11 @@ def portable_step(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
     """The same step, written once: `step(x, y)` changes the variables and returns the loss."""
 
     def step(x: Any, y: Any) -> dict[str, Any]:
-        value, slopes = engine.gradients.by_variables(
-            lambda: loss_of(y, model(x, training=True)), model.trainable_variables
-        )
+        def scaled() -> tuple[Any, Any]:
+            loss = loss_of(y, model(x, training=True))
+            return optimizer.scale_loss(loss), loss
+
+        (_, value), slopes = engine.gradients.by_variables(scaled, model.trainable_variables, has_aux=True)
         engine.gradients.update(optimizer, slopes)
         return {"loss": value}
 

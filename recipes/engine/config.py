@@ -50,6 +50,8 @@ class RunConfig:
     """Fixes initial weights, data order, augmentation and dropout."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Keras' dtype policy: what the layers compute in; the weights stay float32."""
+    deterministic: bool = False
+    """Have GPUs repeat a run bit for bit, at the cost of speed; CPUs do so anyway."""
     experiment: str = ""
     """MLflow experiment; default: the recipe's name."""
     tracking_uri: str | None = field(default_factory=_tracking_uri)
@@ -131,8 +133,6 @@ class TrainingConfig(ResumableConfig):
     """Momentum of an exponential moving average of the weights, which is what is evaluated and kept."""
     probe: int = 0
     """Optimizer steps between looks at every layer's gradients, weights and activations; 0: none."""
-    deterministic: bool = False
-    """Have GPUs repeat a run bit for bit, at the cost of speed; CPUs do so anyway."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

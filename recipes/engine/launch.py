@@ -103,7 +103,7 @@ def run_recipe(
             put_memory_first()
         # First, as it loads Keras: PyTorch, while it is imported, looks into all modules, and would halfway.
         _seed(config)
-        if getattr(config, "deterministic", False):
+        if config.deterministic:
             make_deterministic(config.backend)
         if config.backend == "torch":
             flush_denormals()

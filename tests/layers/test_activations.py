@@ -64,8 +64,11 @@ def test_values_and_gradients_equal_keras(name, arguments):
 
 @elementwise
 def test_extremes_are_those_of_keras(name, arguments):
-    values, (mine, oracle) = both(name, arguments, EXTREMES)
-    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
+    (value, theirs), (mine, oracle) = both(name, arguments, EXTREMES)
+    # What Keras has for a number at infinity is none in the kernels of some processors (inf * 1 with AVX-512).
+    known = ~np.isnan(theirs)
+    np.testing.assert_allclose(value[known], theirs[known], rtol=1e-5, atol=1e-6)
+    assert np.isnan(value[np.isnan(theirs) & np.isnan(EXTREMES)]).all()
     # At 0 and NaN Keras' gradient is another one on every backend.
     number = np.isfinite(oracle) & ~np.isnan(EXTREMES) & (EXTREMES != 0)
     np.testing.assert_allclose(mine[number], oracle[number], rtol=1e-5, atol=1e-6)
@@ -75,8 +78,11 @@ def test_extremes_are_those_of_keras(name, arguments):
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_extreme_scores_are_those_of_keras(name):
     rows = np.stack([EXTREMES, EXTREMES[::-1], np.zeros_like(EXTREMES)], axis=1)
-    values = [value_of(getattr(module, name), rows) for module in (activations, keras.activations)]
-    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
+    mine, oracle = (value_of(getattr(module, name), rows) for module in (activations, keras.activations))
+    # A row with an infinite score has no softmax; how much of it becomes NaN depends on the processor.
+    undefined = np.isnan(oracle).any(axis=-1)
+    np.testing.assert_allclose(mine[~undefined], oracle[~undefined], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.isnan(mine).any(axis=-1), undefined)
 
 
 @elementwise

@@ -143,6 +143,17 @@ def test_loops_agree(here):
     assert metrics["test/accuracy"] > 0.2
 
 
+def test_loops_agree_in_half_precision(here):
+    """Each scales its losses, by a factor that falls where a gradient overflows and that step is left out."""
+    config = training_loop.Config.small(backend=keras.backend.backend(), precision="mixed_float16")
+    optimizer = training_loop.build_optimizer(config)
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    metrics = launch.run_recipe(config, training_loop.train)
+    differences = [value for name, value in metrics.items() if name.startswith("difference/")]
+    assert len(differences) == 4 and max(differences) <= 1e-5
+    assert metrics["test/accuracy"] > 0.2
+
+
 def test_gradient_penalty_in_a_compiled_step():
     """A linear critic D(x) = w.x has the gradient w, so the penalty (|w| - 1)^2 pulls w to length 1."""
     critic = layers.Dense(1, use_bias=False)
