@@ -65,7 +65,7 @@ def test_values_and_gradients_equal_keras(name, arguments):
 @elementwise
 def test_extremes_are_those_of_keras(name, arguments):
     (value, theirs), (mine, oracle) = both(name, arguments, EXTREMES)
-    # What Keras has for a number at infinity is none in the kernels of some processors (inf * 1 with AVX-512).
+    # Where Keras has a number at infinity, the kernels of some processors have none (AVX-512).
     known = ~np.isnan(theirs)
     np.testing.assert_allclose(value[known], theirs[known], rtol=1e-5, atol=1e-6)
     assert np.isnan(value[np.isnan(theirs) & np.isnan(EXTREMES)]).all()
