@@ -109,7 +109,7 @@ def at_the_head(
 
 
 def worker_environment(options: argparse.Namespace, name: str) -> dict[str, str]:
-    """What a worker's environment has before it loads its backend: threads, and its share of a GPU."""
+    """What a worker's environment has before it loads its backend: threads, and its GPU or share of one."""
     environment = {
         **backend.thread_environment(options.cpus_per_trial),
         "KERAS_BACKEND": name,
@@ -122,6 +122,9 @@ def worker_environment(options: argparse.Namespace, name: str) -> dict[str, str]
         # JAX takes most of the memory at its start, TensorFlow all of it: neighbours would find none.
         environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * min(1.0, options.gpus_per_trial):.3f}"
         environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    else:  # as many trials as cores would crowd on one, which Ray leaves in sight
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
     return environment
 
 
@@ -148,11 +151,17 @@ _SERVER = "start `mlflow server` where every node reaches it, and pass --trackin
 def _require_room(options: argparse.Namespace) -> None:
     """Find out whether any node can take a trial: Ray would wait for one for ever, without a word.
 
+    GPUs that trials do not ask for are told of.
+
     Raises:
         RecipeError: this machine, which cannot grow, has too little.
     """
     nodes = [node for node in _nodes() if _room(node, options)]
     if nodes:
+        idle = 0 if options.gpus_per_trial else sum(node["Resources"].get("GPU", 0) for node in nodes)
+        if idle:
+            told = f"trials use none of {idle:g} GPUs: --gpus-per-trial gives each one, or a share of one"
+            print(told, file=sys.stderr, flush=True)
         return
     most = {kind: max(node["Resources"].get(kind, 0) for node in _nodes()) for kind in ("CPU", "GPU")}
     wanted = f"a trial takes {options.cpus_per_trial} CPUs and {options.gpus_per_trial:g} GPUs"

@@ -290,7 +290,7 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         "--time-budget", type=float, default=None, metavar="SECONDS", help="end the sweep after this time"
     )
     parser.add_argument(
-        "--gpus-per-trial", type=float, default=0.0, help="GPUs of a trial, or the share of one"
+        "--gpus-per-trial", type=float, default=0.0, help="GPUs of a trial, or the share of one; 0: none"
     )
     parser.add_argument(
         "--resume",

@@ -161,8 +161,9 @@ def test_a_population_on_several_machines_needs_a_storage_for_all(cluster):
 
 
 @pytest.mark.parametrize(("share", "fraction"), [(0.25, 0.225), (1.0, 0.9), (2.0, 0.9), (0.0, None)])
-def test_trials_share_a_gpus_memory_and_no_cores(share, fraction):
-    """Without these flags the first trial takes all of the memory."""
+def test_trials_share_a_gpus_memory_and_no_cores(share, fraction, monkeypatch):
+    """Without these flags the first trial takes all of the memory; trials without a share see no GPU."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     options = argparse.Namespace(address="auto", cpus_per_trial=2, gpus_per_trial=share)
     environment = nodes.worker_environment(options, "jax")
     assert float(environment.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "nan")) == pytest.approx(
@@ -170,6 +171,16 @@ def test_trials_share_a_gpus_memory_and_no_cores(share, fraction):
     )
     assert environment.get("TF_FORCE_GPU_ALLOW_GROWTH") == (fraction and "true")
     assert {environment["OMP_NUM_THREADS"], environment["NPROC"]} == {"2"}
+    seen = environment.get("CUDA_VISIBLE_DEVICES"), environment.get("JAX_PLATFORMS")
+    assert seen == ((None, None) if share else ("", "cpu"))
+
+
+def test_gpus_that_no_trial_asks_for_are_told(monkeypatch, capsys):
+    node = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [node, {**node, "Alive": False}])
+    for share in (0.5, 0.0):
+        nodes._require_room(argparse.Namespace(address="local", cpus_per_trial=1, gpus_per_trial=share))
+        assert ("trials use none of 2 GPUs: --gpus-per-trial" in capsys.readouterr().err) == (share == 0)
 
 
 @linux
