@@ -7,6 +7,7 @@ from keras import ops
 
 from . import float8
 from .initializers import twin
+from .products import matmul
 from .quantization import Quantizable, product_of_integers
 
 
@@ -243,7 +244,7 @@ class Dense(Quantizable, LowRankAdaptation, keras.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Apply the layer."""
-        return self.finish(ops.matmul(inputs, self.kernel), self.bias)  # (batch, ..., units)
+        return self.finish(matmul(inputs, self.kernel), self.bias)  # (batch, ..., units)
 
     def finish(self, outputs: Any, bias: Any) -> Any:
         """Bias and activation."""

@@ -10,6 +10,7 @@ from .convolution import as_data_format
 from .dense import LowRankAdaptation
 from .initializers import twin
 from .packing import of_groups, unpacked
+from .products import matmul
 from .quantization import Quantizable, product_of_integers
 
 
@@ -278,7 +279,7 @@ class ReversibleEmbedding(Embedding):
             return super().call(inputs)
         dtype = self.reverse_dtype or self.compute_dtype
         kernel = ops.transpose(self.embeddings) if self.tie_weights else self.reverse_embeddings
-        return self.capped(ops.matmul(ops.cast(inputs, dtype), ops.cast(kernel, dtype)))
+        return self.capped(matmul(ops.cast(inputs, dtype), ops.cast(kernel, dtype)))
 
     def capped(self, logits: Any) -> Any:
         """The logits `(batch, ..., input_dim)` within the cap, if there is one."""
@@ -422,7 +423,7 @@ class PatchEmbedding(keras.layers.Layer):
         patches = ops.reshape(
             ops.transpose(grid, (0, 1, 3, 2, 4, 5)), (-1, rows * columns, side * side * channels)
         )
-        outputs = ops.matmul(patches, self.kernel)  # (batch, patches, embedding_dim)
+        outputs = matmul(patches, self.kernel)  # (batch, patches, embedding_dim)
         if self.use_bias:
             outputs = outputs + self.bias
         if self.class_token:

@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from .initializers import twin
+from .products import matmul
 from .regularization import Dropout
 
 # Nodes beyond which a graph is not made a matrix: 10,000 take 0.4 GB, and as much again for each copy.
@@ -204,7 +205,7 @@ class GraphLayer(keras.layers.Layer):
     def project(self, features: list, kernel: Any) -> Any:
         """Features times kernel: `(nodes, units)`."""
         if self.input_dim is None:
-            return ops.matmul(features[0], kernel)
+            return matmul(features[0], kernel)
         indices, values = features
         rows = ops.take(kernel, indices, axis=0)  # (nodes, k, units)
         return ops.squeeze(ops.matmul(ops.expand_dims(values, 1), rows), 1)

@@ -14,6 +14,7 @@ from keras import ops
 from . import float8
 from .attention import LOWEST_SCORE, causal_mask, scaled_dot_product_attention
 from .dense import LowRankAdaptation
+from .products import matmul
 from .quantization import Quantizable, QuantizableParts, product_of_integers
 from .regularization import Dropout
 
@@ -129,7 +130,7 @@ class HeadProjection(Quantizable, LowRankAdaptation, keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """`(..., *i) -> (..., *o)`."""
         # One matrix product over all leading axes: faster than any einsum of the same meaning.
-        return self.finish(ops.matmul(self.rows(inputs), self.flat(self.kernel)), inputs, self.bias)
+        return self.finish(matmul(self.rows(inputs), self.flat(self.kernel)), inputs, self.bias)
 
     def rows(self, inputs: Any) -> Any:
         """`(..., *i)` as a matrix."""

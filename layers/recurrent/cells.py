@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 from keras import ops
 
 from layers.initializers import twin
+from layers.products import matmul
 from layers.recurrent import bptt
 
 Tensor = Any
@@ -38,7 +40,7 @@ def gated_matmul(x: Tensor, kernel: Tensor, masks: Any) -> Tensor:
         `(batch, gates * units)`.
     """
     if not isinstance(masks, list):
-        return (x if masks is None else x * masks) @ kernel
+        return matmul(x if masks is None else x * masks, kernel, otherwise=operator.matmul)
     columns = ops.split(kernel, len(masks), axis=1)
     return ops.concatenate([x * mask @ column for mask, column in zip(masks, columns, strict=True)], axis=1)
 
