@@ -46,27 +46,26 @@ def gated_matmul(x: Tensor, kernel: Tensor, masks: Any) -> Tensor:
 
 
 def affine(x: Tensor, kernel: Tensor, bias: Tensor | None, masks: Any) -> Tensor:
-    """`gated_matmul` plus a bias, unless that is in the kernel: see `bias_in_kernel`."""
-    product = gated_matmul(x, kernel, masks)
-    return product if bias is None else product + bias
+    """`gated_matmul` plus a bias; without a kernel the inputs have been through both: see `projected`."""
+    return x if kernel is None else gated_matmul(x, kernel, masks) + bias
 
 
-def bias_in_kernel(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Inputs that end in a one and a kernel that ends in the bias, so that their product adds it.
+def projected(x: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The inputs' side of every step in one product.
 
-    It saves a step an addition, and the derivative of one, which is a sum over the batch.
+    The bias is the last row of its kernel: an addition would go through all steps' memory once more.
 
     Args:
-        x: `(..., features)`, the inputs of every step.
+        x: `(time, batch, features)`.
         weights: of the step.
 
     Returns:
-        Inputs `(..., features + 1)`, and weights for them.
+        `x K + b`, `(time, batch, gates * units)`, and the weights of a step that begins there.
     """
     kernel, recurrent_kernel, bias, *others = weights
     ones = ops.ones((*ops.shape(x)[:-1], 1), dtype=x.dtype)
     kernel = ops.concatenate([kernel, ops.expand_dims(bias, 0)], axis=0)
-    return ops.concatenate([x, ones], axis=-1), [kernel, recurrent_kernel, None, *others]
+    return matmul(ops.concatenate([x, ones], axis=-1), kernel), [None, recurrent_kernel, None, *others]
 
 
 def output_size(cell: Any) -> int:
@@ -226,7 +225,7 @@ class RecurrentCell(keras.layers.Layer):
         Args:
             inputs: `(batch, features)`.
             states: the previous states, `(batch, units)` each.
-            weights: what `weights_of_step` returns, or `bias_in_kernel`.
+            weights: what `weights_of_step` returns, or `projected`.
             dropped: the inputs' dropout masks as `gated_matmul` takes them.
             recurrent_dropped: those of the recurrent state.
 

@@ -15,16 +15,16 @@ from layers.recurrent.cells import (
     RecurrentCell,
     SimpleRNNCell,
     StackedRNNCells,
-    bias_in_kernel,
     call_cell,
     initial_state,
     output_size,
     passed_on,
+    projected,
 )
 
 Tensor = Any
 
-# The cells' own classes: a subclass may have changed the equations, so that it runs step by step.
+# The cells' own classes: a subclass may have changed the equations, so that it runs step by step as it says.
 RULED = (SimpleRNNCell, LSTMCell, PeepholeLSTMCell, GRUCell)
 
 
@@ -297,8 +297,8 @@ class RNN(keras.layers.Layer):
             x = ops.cast(x, dtype)
             weights = cell.weights_of_step()
             masks = cell.dropout_masks(x[0], initial_state, training)
-            if keras.backend.backend() == "torch" and masks[0] is None:
-                x, weights = bias_in_kernel(x, weights)  # the others make one program of a step
+            if keras.backend.backend() == "torch" and type(cell) in RULED and masks[0] is None:
+                x, weights = projected(x, weights)  # the others make one program of a step
 
             def step(x: Tensor, states: list) -> tuple[Tensor, list]:
                 return cell.step(x, states, weights, *masks)
