@@ -16,8 +16,8 @@ from layers.optimizers.arithmetic import scaled
 from layers.optimizers.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 
 # Elements updated at a time on torch's CPU: the block of a weight, its gradient and its moments stays in the
-# cache through the whole rule, instead of every operation of it streaming all of them from memory.
-_BLOCK = 1 << 18
+# last cache through the whole rule, instead of every operation of it streaming all of them from memory.
+BLOCK = 1 << 20
 
 
 class _StepMemo:
@@ -187,12 +187,12 @@ def _blocks(tensors: Sequence) -> Iterator[Sequence]:
     """Yield views of tensors of one shape, a cache-sized block of each at a time."""
     first = tensors[0]
     # Two tensors, a weight and its gradient, are met once by a rule: nothing is gained by keeping them near.
-    if len(tensors) == 2 or first.numel() <= _BLOCK or first.device.type != "cpu" or first.ndim == 0:
+    if len(tensors) == 2 or first.numel() <= BLOCK or first.device.type != "cpu" or first.ndim == 0:
         yield tensors
         return
     if first.ndim > 2 and all(tensor.is_contiguous() for tensor in tensors):
         tensors = [tensor.reshape(-1, first.shape[-1]) for tensor in tensors]
     rows = tensors[0].shape[0]
-    step = max(1, _BLOCK * rows // math.prod(first.shape))
+    step = max(1, BLOCK * rows // math.prod(first.shape))
     for start in range(0, rows, step):
         yield [tensor[start : start + step] for tensor in tensors]

@@ -109,7 +109,7 @@ def test_a_schedule_equals_keras():
 @pytest.mark.parametrize("case", ["SGD", "amsgrad", "RMSprop centered", "Lion"])
 def test_blocks_and_transposed_gradients_change_nothing(case, monkeypatch):
     """On torch's CPU large variables are updated block by block; here a block is five elements."""
-    monkeypatch.setattr(base, "_BLOCK", 5)
+    monkeypatch.setattr(base, "BLOCK", 5)
     shapes = [(7, 3), (11,), (2, 3, 4), (1, 13)]
 
     def transposed(step, shapes):
