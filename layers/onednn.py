@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-# Below so many multiplications the autograd function costs more than it saves; so do rows, columns or inner
-# axes too short for oneDNN's blocks.
+# Below so many multiplications the autograd function costs more than it saves; with a narrower matrix, or
+# fewer rows, so do oneDNN's blocks (`python -m benchmarks.products`).
 SMALLEST_PRODUCT = 3 * 2**20
-SHORTEST_AXIS = 8
+NARROWEST_MATRIX = 48
+FEWEST_ROWS = 8
 
 
 @functools.cache
@@ -58,8 +59,8 @@ def matmul(x: torch.Tensor, matrix: torch.Tensor, otherwise: Callable) -> torch.
     if matrix.ndim != 2 or matrix.dtype != x.dtype or x.ndim < 2 or x.shape[-1] != len(matrix):
         return otherwise(x, matrix)
     inputs, outputs = matrix.shape
-    size = x.numel() * outputs
-    if size < SMALLEST_PRODUCT or min(inputs, outputs, x.numel() // inputs) < SHORTEST_AXIS:
+    narrow = min(inputs, outputs) < NARROWEST_MATRIX or x.numel() < FEWEST_ROWS * inputs
+    if narrow or x.numel() * outputs < SMALLEST_PRODUCT:
         return otherwise(x, matrix)
     return product(x.reshape(-1, inputs), matrix).reshape(*x.shape[:-1], outputs)
 

@@ -130,12 +130,13 @@ def test_derivatives_of_every_kind(rng, by_onednn):
     "change",
     [
         lambda x, matrix: (x[:8], matrix),  # small
-        lambda x, matrix: (x.reshape(-1, 4), matrix.reshape(4, -1)),  # thin
+        lambda x, matrix: (x.reshape(-1, 40), matrix.reshape(40, -1)),  # narrow
+        lambda x, matrix: (x.reshape(5, -1), matrix.repeat(26, 3)[:4096]),  # five rows
         lambda x, matrix: (x.double(), matrix.double()),
         lambda x, matrix: (x.to("meta"), matrix.to("meta")),
         lambda x, matrix: (x, matrix.expand(2, 160, 192)),  # a matrix for each of two
     ],
-    ids=["small", "thin", "another dtype", "only described", "several"],
+    ids=["small", "narrow", "few rows", "another dtype", "only described", "several"],
 )
 def test_what_does_not_go_by_onednn(rng, by_onednn, change):
     x, matrix = change(*operands(rng, (128, 160), (160, 192)))
