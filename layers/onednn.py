@@ -21,10 +21,11 @@ FEWEST_ROWS = 8
 
 @functools.cache
 def is_faster() -> bool:
-    """Whether this processor is AMD's, with AVX-512, and oneDNN is there."""
+    """Whether this processor is AMD's, with AVX-512, and PyTorch has oneDNN."""
     processors = Path("/proc/cpuinfo")
     return (
         torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and processors.exists()
         and "AuthenticAMD" in processors.read_text()
@@ -34,7 +35,8 @@ def is_faster() -> bool:
 def pays(x: Any) -> bool:
     """Whether products of this operand may go by oneDNN.
 
-    Not those that are only described or traced: compilers have their own.
+    Not those that are only described or traced, as compilers have their own, nor any whose precision PyTorch
+    chooses.
     """
     return (
         type(x) in (torch.Tensor, torch.nn.Parameter)
@@ -42,6 +44,7 @@ def pays(x: Any) -> bool:
         and x.device.type == "cpu"
         and is_faster()
         and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
     )
 
 

@@ -158,6 +158,22 @@ def test_compilers_have_their_own(rng, by_onednn):
 
 
 @on_torch
+def test_autocast_and_export_are_as_without(rng, by_onednn):
+    import torch
+
+    class Model(torch.nn.Module):
+        def forward(self, x, matrix):
+            return matmul(x, matrix)
+
+    x, matrix = (operand.detach() for operand in operands(rng, (128, 160), (160, 192)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(numpy_of(matmul(x, matrix)), numpy_of(keras.ops.matmul(x, matrix)))
+    exported = torch.export.export(Model(), (x, matrix))
+    assert_close([exported.module()(x, matrix)], [x @ matrix])
+    assert not by_onednn
+
+
+@on_torch
 def test_only_on_processors_that_gain(monkeypatch):
     import torch
 
