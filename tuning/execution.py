@@ -1,11 +1,9 @@
 """A sweep's trials on Ray Tune: on this machine or a cluster, in workers that are used again."""
 
 import argparse
-import importlib
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -69,6 +67,9 @@ def run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a panel even where verbose is 0
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of its own next release
+    if options.address == "local":
+        # Ray's older autoscaler tells others of its end, who are gone by then: it is killed after a second.
+        os.environ.setdefault("RAY_enable_autoscaler_v2", "1")
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a line, below
@@ -100,8 +101,6 @@ def run_trials(
                 callbacks=[progress],
             ),
         ).fit()
-        # Ray takes a second to go: meanwhile, what the comparison is drawn with is loaded.
-        threading.Thread(target=importlib.import_module, args=("matplotlib.figure",)).start()
     return outcome_of(results, interrupted=progress.ended < total)
 
 
