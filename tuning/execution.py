@@ -1,9 +1,11 @@
 """A sweep's trials on Ray Tune: on this machine or a cluster, in workers that are used again."""
 
 import argparse
+import importlib
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -76,6 +78,8 @@ def run_trials(
     search = searches.search(options, base["seed"])
     total = options.trials * options.seeds if search else len(trials)
     progress = _progress(total, options.metrics)
+    # Ray takes seconds to start: meanwhile, what the comparison is drawn with is loaded.
+    threading.Thread(target=importlib.import_module, args=("matplotlib.figure",)).start()
     with nodes.connected(options, base):
         results = tune.Tuner(
             tune.with_resources(
