@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,15 @@ SOURCE = Path(__file__).parents[1]
 PACKAGES = ("layers", "recipes", "tuning")
 INSIDE = ""  # the address for a process that is one of the cluster's own
 
+_leaving: threading.Thread | None = None  # ends this machine's Ray
+
 
 @contextlib.contextmanager
 def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[None]:
     """Within, Ray is there, and every node of it can run trials.
 
-    A cluster is sent this project's packages: what is installed there does not count.
+    A cluster is sent this project's packages: what is installed there does not count. A Ray of this machine's
+    own takes its time to go: it does so while the driver goes on (see `wait_until_gone`).
 
     Args:
         options: the sweep's own options.
@@ -34,11 +38,13 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
     Raises:
         RecipeError: there is no Ray at the address, or a node lacks what a trial needs.
     """
+    global _leaving
     if options.address == INSIDE:
         yield
         return
     import ray
 
+    wait_until_gone()
     local = options.address == "local"
     shipped = {"py_modules": [str(SOURCE / name) for name in PACKAGES], "excludes": ["__pycache__"]}
     try:
@@ -66,7 +72,17 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
             _require_ready(options, base)
         yield
     finally:
-        ray.shutdown()
+        if local:
+            _leaving = threading.Thread(target=ray.shutdown)
+            _leaving.start()
+        else:
+            ray.shutdown()
+
+
+def wait_until_gone() -> None:
+    """Wait for the end of the Ray that an earlier `connected` started: until then its workers may write."""
+    if _leaving is not None:
+        _leaving.join()
 
 
 def bring_token() -> None:

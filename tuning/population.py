@@ -24,7 +24,7 @@ from recipes.engine.config import RunConfig, TrainingConfig
 from recipes.engine.errors import RecipeError, usage_error
 from tuning import nodes
 from tuning.space import Setting, Space, label
-from tuning.trainable import ended_by, load_recipe, require_metrics, told_by, warm_up
+from tuning.trainable import ended_by, load_recipe, require_metrics, spare_libraries, told_by, warm_up
 
 # Values that say how long training takes, which members cannot differ in, or that are nothing to learn from.
 NEVER = {"epochs", "steps", *TrainingConfig.VALUES} - {"learning_rate"}
@@ -159,6 +159,7 @@ def run_member(
     setting, seed = trial["setting"], trial["seed"]
     begin = time.perf_counter()
     warm_up(base["backend"])
+    spare_libraries(base["tracking_uri"])
     config_class, train = load_recipe(recipe)
     config = dataclasses.replace(config_class(**base), **setting, seed=seed)
     checkpoint = tune.get_checkpoint()

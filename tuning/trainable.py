@@ -41,14 +41,17 @@ def warm_up(name: str) -> None:
     # for longer than a small trial takes; Python does so when it is due.
     keras.utils.clear_session(free_memory=False)
     programs.keep()
-    _spare_libraries()
 
 
 @functools.cache
-def _spare_libraries() -> None:
-    """What is loaded by now stays: a search through it takes longer than a small trial, and finds nothing."""
-    import mlflow  # noqa: F401 - loaded for all trials, like the backend
+def spare_libraries(uri: str) -> None:
+    """What is loaded by now stays: a search through it takes longer than a small trial, and finds nothing.
 
+    Args:
+        uri: the trials' tracking store; most of MLflow is loaded when one is opened.
+    """
+    with contextlib.suppress(RecipeError):  # the run itself may wait for it
+        store.connect(uri)
     gc.freeze()
 
 
@@ -140,6 +143,7 @@ def run_trial(
     results = []
     for first in range(0, len(trial["runs"]), pack):
         warm_up(base["backend"])
+        spare_libraries(base["tracking_uri"])
         group, start = trial["runs"][first : first + pack], time.perf_counter()
         ended = _together([functools.partial(run, **one) for one in group])
         seconds = {"seconds": (time.perf_counter() - start) / len(group)}

@@ -130,21 +130,27 @@ def rates_of(schedule: Callable[[Any], Any], updates: int) -> np.ndarray:
 @contextlib.contextmanager
 def averaged(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """Within, a model has the averages for weights that its optimizer keeps, if it does."""
+    if not _inner(optimizer).use_ema:
+        yield
+        return
     weights = [keras.ops.copy(variable.value) for variable in model.trainable_variables]
-    taken = take_averages(model, optimizer)
+    take_averages(model, optimizer)
     yield
-    if taken:
-        for variable, weight in zip(model.trainable_variables, weights, strict=True):
-            variable.assign(weight)
+    for variable, weight in zip(model.trainable_variables, weights, strict=True):
+        variable.assign(weight)
 
 
-def take_averages(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> bool:
-    """Give a model the averages for weights that its optimizer keeps; False where it keeps none."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+def take_averages(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """Give a model the averages for weights that its optimizer keeps, if it does."""
+    optimizer = _inner(optimizer)
     if not optimizer.use_ema:
-        return False
+        return
     optimizer.finalize_variable_values(model.trainable_variables)
     # On JAX both would now be one array, which Keras' next compiled function takes the memory of.
     for variable in model.trainable_variables:
         variable.assign(keras.ops.copy(variable.value))
-    return True
+
+
+def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer itself, where another one scales its losses."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

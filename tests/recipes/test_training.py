@@ -86,6 +86,13 @@ def test_averaged_weights_are_evaluated_and_kept(rng):
         np.testing.assert_allclose(mean, (one + two) / 2, atol=1e-6)
 
 
+def test_weights_without_averages_are_not_copied(rng, monkeypatch):
+    _, model = fitted(split_of(rng))
+    monkeypatch.setattr(ops, "copy", lambda *arguments: pytest.fail("copied"))
+    with training.averaged(model, model.optimizer):
+        pass
+
+
 def test_clipping_bounds_the_step(rng):
     split = split_of(rng, n=16)
     keras.utils.set_random_seed(3)

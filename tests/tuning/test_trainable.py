@@ -9,6 +9,7 @@ import pytest
 
 from recipes import cnn_cifar, mlp_fashion
 from recipes.engine import gradients, launch, programs
+from recipes.engine.outage import Away
 from tuning import trainable
 
 CLOCKED = ("duration_seconds", "images_per_second")
@@ -63,6 +64,21 @@ def test_what_changes_the_program_compiles_a_new_one(here):
         trainable.warm_up(keras.backend.backend())
         assert trial(mlp_fashion, dataclasses.replace(MLP, **changes)) == cold[number]
     assert len(programs._kept) == 4  # of each, one for training and one for validation
+
+
+@pytest.mark.once
+def test_a_search_for_garbage_leaves_out_what_an_open_store_has_loaded(monkeypatch):
+    done = []
+
+    def connect(uri):
+        done.append(uri)
+        raise Away("nobody there")
+
+    monkeypatch.setattr(trainable.store, "connect", connect)
+    monkeypatch.setattr(trainable.gc, "freeze", lambda: done.append("spared"))
+    for _ in range(2):
+        trainable.spare_libraries("http://127.0.0.1:1")
+    assert done == ["http://127.0.0.1:1", "spared"]
 
 
 @pytest.mark.once
