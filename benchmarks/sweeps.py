@@ -7,7 +7,8 @@
 Every side is a command of its own, timed from its start to its end, in turns (`--rounds`). `plain` is Ray
 Tune as it comes: every trial in a new process, which imports, opens its run and compiles. `warm` is
 `python -m tuning.sweep`, `packed` the same with --pack, `again` that once more, where it finds on disk what
-JAX compiled the first time, `many` the same with eight seeds of every setting; the others find nothing there.
+JAX compiled the first time, `many` the same with eight seeds of every setting; `alone` is a sweep with
+--no-ray, all trials in one pack, and `alone-again` that once more; the others find nothing on disk.
 `bare` trains the same networks by `model.fit` one after another in one process, without Ray and MLflow, on
 one thread as each worker has. `start` is Ray with a task that loads Keras and nothing else: no sweep takes
 less.
@@ -44,7 +45,8 @@ NETWORKS = {
         {"learning_rate": [0.05, 0.1, 0.2, 0.4], "weight_decay": [1e-3, 2e-3, 5e-3, 1e-2]},
     ),
 }
-SIDES = ("plain", "warm", "packed", "again", "many", "bare", "start")
+SIDES = ("plain", "warm", "packed", "again", "many", "alone", "alone-again", "bare", "start")
+CACHES = {"again": "packed", "alone-again": "alone"}  # of whom they find the programs
 SEEDS = 8  # of each setting, where there are many trials
 
 
@@ -80,6 +82,8 @@ def _compare(options: argparse.Namespace) -> None:
         "packed": packed,
         "again": packed,
         "many": [*packed, "--seeds", str(SEEDS)],
+        "alone": (alone := [*sweep, "--pack", str(count), "--no-ray"]),
+        "alone-again": alone,
         "bare": [*again, "--child", "bare"],
         "start": [*again, "--child", "start"],
     }
@@ -87,7 +91,7 @@ def _compare(options: argparse.Namespace) -> None:
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as caches:
             for side in options.sides:
-                cache = Path(caches, "packed" if side == "again" else side)
+                cache = Path(caches, CACHES.get(side, side))
                 measured[side].append(_measure(commands[side], cache))
                 print(f"{side}: {measured[side][-1]}", file=sys.stderr, flush=True)
     print(f"{count} trials of {recipe} on {options.backend}, {os.cpu_count()} cores\n")

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,16 @@ class Outcome:
     interrupted: bool = False
     away: bool = False
     unsent: dict[str, str] = field(default_factory=dict)
+
+    def take(self, runs: Iterable[dict[str, Any]]) -> None:
+        """Add runs that ended, as `trainable.make_runs` says."""
+        for run in runs:
+            if "error" in run:
+                self.failures.append(f"{_name(run)}: {run['error']}")
+                self.away |= "unsent" in run
+                self.unsent |= run.get("unsent", {})
+            else:
+                self.finished.append(({"setting": run["setting"], "seed": run["seed"]}, run["metrics"]))
 
 
 def run_trials(
@@ -77,7 +87,7 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a line, below
     search = searches.search(options, base["seed"])
     total = options.trials * options.seeds if search else len(trials)
-    progress = _progress(total, options.metrics)
+    lines = Lines(total, options.metrics)
     # Ray takes seconds to start: meanwhile, what the comparison is drawn with is loaded.
     threading.Thread(target=importlib.import_module, args=("matplotlib.figure",)).start()
     with nodes.connected(options, base):
@@ -102,10 +112,10 @@ def run_trials(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=3),  # of a population's members
-                callbacks=[progress],
+                callbacks=[_callback(lines)],
             ),
         ).fit()
-    return outcome_of(results, interrupted=progress.ended < total)
+    return outcome_of(results, interrupted=lines.ended < total)
 
 
 def outcome_of(results: Iterable[Any], interrupted: bool) -> Outcome:
@@ -118,13 +128,7 @@ def outcome_of(results: Iterable[Any], interrupted: bool) -> Outcome:
     outcome = Outcome(interrupted=interrupted)
     for result in results:
         metrics = result.metrics or {}
-        for run in metrics.get("runs", []):
-            if "error" in run:
-                outcome.failures.append(f"{_name(run)}: {run['error']}")
-                outcome.away |= "unsent" in run
-                outcome.unsent |= run.get("unsent", {})
-            else:
-                outcome.finished.append(({"setting": run["setting"], "seed": run["seed"]}, run["metrics"]))
+        outcome.take(metrics.get("runs", []))
         # Ray knows no configuration of a trial whose worker was never there.
         named = _names(result.config["trial"]) if result.config else "a trial without a worker"
         if result.error is not None:
@@ -207,38 +211,57 @@ def _names(trial: dict[str, Any]) -> str:
     return ", ".join(map(_name, trial["runs"])) if "runs" in trial else label(trial["setting"])
 
 
-def _progress(total: int, names: list[str]) -> Any:
-    """A line on the terminal for every run that ends; a trial that is begun again is told so."""
+class Lines:
+    """A line on the terminal for every run that ends.
+
+    Args:
+        total: how many will.
+        metrics: names of the final metrics that are told.
+
+    Attributes:
+        ended: how many did.
+    """
+
+    def __init__(self, total: int, metrics: Sequence[str]) -> None:
+        self.total, self.metrics = total, metrics
+        self.ended = 0
+        self._begin = time.perf_counter()
+
+    def reached(self, metrics: Mapping[str, float]) -> str:
+        """What of the metrics is told."""
+        return "  ".join(f"{name} {metrics.get(name, math.nan):.6g}" for name in self.metrics)
+
+    def line(self, name: str, text: str, count: int = 1) -> None:
+        """So many runs ended."""
+        self.ended += count
+        left = (time.perf_counter() - self._begin) / self.ended * (self.total - self.ended)
+        print(f"[{self.ended:>3}/{self.total}] {name}  {text}  {left:.0f} s left", flush=True)
+
+    def run(self, run: Mapping[str, Any]) -> None:
+        """A run ended, as `trainable.make_runs` says."""
+        metrics = run.get("metrics", {})
+        done = f"{self.reached(metrics)}  {metrics.get('seconds', 0.0):.1f} s"
+        self.line(_name(run), "FAILED" if "error" in run else done)
+
+
+def _callback(lines: Lines) -> Any:
+    """Ray Tune tells when a trial ends; one that is begun again is told so itself."""
     from ray import tune
 
-    def reached(metrics: dict[str, float]) -> str:
-        return "  ".join(f"{name} {metrics.get(name, math.nan):.6g}" for name in names)
-
-    class Progress(tune.Callback):
-        def __init__(self) -> None:
-            self.ended = 0
-            self.begin = time.perf_counter()
-
-        def _line(self, name: str, text: str, count: int = 1) -> None:
-            self.ended += count
-            left = (time.perf_counter() - self.begin) / self.ended * (total - self.ended)
-            print(f"[{self.ended:>3}/{total}] {name}  {text}  {left:.0f} s left", flush=True)
-
+    class Callback(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             result = trial.last_result
             for run in result.get("runs", []):
-                metrics = run.get("metrics", {})
-                done = f"{reached(metrics)}  {metrics.get('seconds', 0.0):.1f} s"
-                self._line(_name(run), "FAILED" if "error" in run else done)
+                lines.run(run)
             if "runs" not in result:
-                text = f"{reached(result)}  stopped at {result.get('epoch')}"
-                self._line(_names(trial.config["trial"]), text)
+                text = f"{lines.reached(result)}  stopped at {result.get('epoch')}"
+                lines.line(_names(trial.config["trial"]), text)
 
         def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             trial.config[AGAIN] = True
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             runs = trial.config["trial"].get("runs", [None])
-            self._line(_names(trial.config["trial"]), "FAILED", len(runs))
+            lines.line(_names(trial.config["trial"]), "FAILED", len(runs))
 
-    return Progress()
+    return Callback()

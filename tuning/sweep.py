@@ -32,10 +32,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.engine import catalogue, launch, outage, store, tracking
+from recipes.engine import catalogue, launch, outage, recorder, store, tracking
 from recipes.engine.config import RunConfig, check_words, value_of
 from recipes.engine.errors import RecipeError, usage_error
-from tuning import comparison, nodes, pareto, population, space
+from tuning import alone, comparison, nodes, pareto, population, space
 from tuning.comparison import smaller_is_better
 from tuning.execution import Outcome, run_trials
 from tuning.trainable import finished, load_recipe
@@ -79,6 +79,9 @@ def run_sweep(
     """
     if nodes.is_client(options):
         nodes.bring_token()
+    if options.no_ray and recorder.process() is None:
+        with recorder.beside(config.tracking_uri):
+            return run_sweep(options, config, axes, settings, parent_id)
     # Workers have other working directories: what is relative to this one is made absolute. On other machines
     # such a folder may be impossible to make: there, checkpoints lie in the trial's own.
     uri = store.absolute(config.tracking_uri)
@@ -100,6 +103,11 @@ def run_sweep(
         trials = _trials(options, config, settings)
         count, fields = len(trials), list({name: None for setting in settings for name in setting})
     done = Outcome()
+
+    def end_children() -> None:
+        with store.named(uri):
+            recorder.store(uri).end_children(base["experiment"], parent.id)
+
     # Nodes have no git repository to ask, and a worker's command line says nothing.
     circumstances = launch.circumstances(f"tuning.sweep {options.recipe}", config.backend, config.seed)
     shared = {name: circumstances[name] for name in SHARED if name in circumstances}
@@ -107,7 +115,7 @@ def run_sweep(
         shared["study"] = options.study
     if options.resume:
         parent = tracking.resume(uri, options.resume)
-        store.end_children(uri, base["experiment"], parent.id)  # the killed driver's
+        end_children()  # the killed driver's
         done = _finished_before(uri, base["experiment"], parent.id, trials)
         print(f"sweep {parent.id} goes on: {len(done.finished)} of {count} trials are finished", flush=True)
     else:
@@ -130,6 +138,8 @@ def run_sweep(
                 **tracking.process_tags(),
             },
         )
+        if options.no_ray:
+            alone.get_ready(options, base)
         if trials:
             parent.text(SETTINGS, json.dumps(settings, default=str))
         print(f"sweep {parent.id}: {count} trials with {options.seeds} seeds a setting", flush=True)
@@ -144,7 +154,10 @@ def run_sweep(
         left = [trial for trial in trials if trial not in known]
         outcome = Outcome()
         if left or not trials:
-            outcome = run_trials(options, axes, left, base, parent.id, shared)
+            if options.no_ray:
+                outcome = alone.run_trials(options, left, base, parent.id, shared)
+            else:
+                outcome = run_trials(options, axes, left, base, parent.id, shared)
         for run_id, text in outcome.unsent.items():
             outage.keep(run_id, text)
         if outcome.away:  # the trials have waited
@@ -158,7 +171,7 @@ def run_sweep(
         if rows:
             print(f"\n{_table(rows, options.metrics)}\n")
         # Only what the store has taken can be reported there: else `--resume` does it.
-        outage.insist(uri, parent.patience, lambda: store.end_children(uri, base["experiment"], parent.id))
+        outage.insist(uri, parent.patience, end_children)
         if rows:
             _report(parent, rows, outcome, options.metrics, time.perf_counter() - begin)
         if outcome.away:
@@ -193,7 +206,7 @@ def run_sweep(
         parent.patience = 0.0  # who stops does not want to wait, and the others have waited
         nodes.wait_until_gone()  # until then a stopped worker may begin a run
         with contextlib.suppress(outage.Away):  # `--resume` ends them
-            store.end_children(uri, base["experiment"], parent.id)
+            end_children()
         try:
             parent.end(status, error)
         except outage.Away:
@@ -305,6 +318,11 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         help="Ray cluster, see tuning/cluster; default: a Ray of its own on this machine",
     )
     parser.add_argument(
+        "--no-ray",
+        action="store_true",
+        help="trials, or packs, one by one in this process: small ones are over before Ray has started",
+    )
+    parser.add_argument(
         "--storage", metavar="FOLDER|URI", help="Ray Tune's own records; default: mlruns/ray of the driver"
     )
     parser.add_argument(
@@ -356,6 +374,8 @@ def _parsed(words: list[str]) -> tuple[argparse.Namespace, Any, space.Space]:
         raise usage_error(f"--patience must not be negative, not {options.patience:g}")
     if options.scheduler != "none" and options.search == "optuna" and options.seeds > 1:
         raise usage_error("--scheduler compares runs, not means over seeds: leave --seeds or --search away")
+    if options.no_ray:
+        alone.check(options)
     config_class, _ = load_recipe(options.recipe)
     axes = space.parse(config_class, options.grid, options.choice, options.uniform, options.loguniform)
     check_words(config_class, rest)

@@ -9,12 +9,13 @@ import functools
 import gc
 import importlib
 import time
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from recipes.engine import backend, launch, outage, packs, store, tracking
+from recipes.engine import backend, launch, outage, packs, recorder, store, tracking
 from recipes.engine.config import RunConfig, TrainingConfig
-from recipes.engine.errors import RecipeError, unknown
+from recipes.engine.errors import RecipeError, Stopped, unknown
 from recipes.engine.outage import Away
 from tuning import nodes
 from tuning.space import Space, label
@@ -51,7 +52,7 @@ def spare_libraries(uri: str) -> None:
         uri: the trials' tracking store; most of MLflow is loaded when one is opened.
     """
     with contextlib.suppress(RecipeError):  # the run itself may wait for it
-        store.connect(uri)
+        recorder.store(uri)
     gc.freeze()
 
 
@@ -103,7 +104,6 @@ def run_trial(
         setting = axes.applicable(trial["setting"])
         trial = {"runs": [{"setting": setting, "seed": seed} for seed in seeds]}
     backend.choose(["--backend", base["backend"]])  # before the recipe is imported, and with it JAX
-    config_class, train = load_recipe(recipe)
 
     def watch(run: tracking.Run, values: dict[str, float]) -> None:
         nonlocal epoch
@@ -119,6 +119,54 @@ def run_trial(
                 run.end("KILLED")
             raise
 
+    runs = make_runs(
+        trial["runs"],
+        base,
+        recipe,
+        parent,
+        {**tags, "node": nodes.here()},
+        patience,
+        pack,
+        full,
+        before=before,
+        watch=watch if epochwise else None,
+    )
+    good = [run["metrics"] for run in runs if "metrics" in run]
+    means = worst
+    if len(good) == len(runs):
+        shared = set.intersection(*map(set, good))
+        means = {name: sum(metrics[name] for metrics in good) / len(good) for name in shared}
+    # A search is told of every metric that it asks for; that one has no such name is said in the end.
+    tune.report({**worst, **means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})
+
+
+def make_runs(
+    runs: Sequence[dict[str, Any]],
+    base: dict[str, Any],
+    recipe: str,
+    parent: str,
+    tags: dict[str, str],
+    patience: float,
+    pack: int,
+    full: bool,
+    before: Mapping[tuple[str, str], dict] = types.MappingProxyType({}),
+    watch: Callable[[tracking.Run, dict[str, float]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run a recipe in this process, alone or in packs, which keeps what the next ones can use.
+
+    Args:
+        runs: what to run, a `setting` and a `seed` each.
+        base, recipe, parent, tags, patience, pack, full: as of `run_trial`.
+        before: metrics of runs that are finished, by setting and seed.
+        watch: called after every epoch with the run and the epoch's metrics.
+
+    Returns:
+        The runs, each with its `metrics`, or with the `error` that ended it, what was `unsent`, and whether
+        it was `stopped` by a signal.
+    """
+    backend.choose(["--backend", base["backend"]])  # before the recipe is imported, and with it JAX
+    config_class, train = load_recipe(recipe)
+
     def run(setting: dict[str, Any], seed: int) -> dict[str, float]:
         if (label(setting), str(seed)) in before:
             return before[label(setting), str(seed)]
@@ -129,36 +177,25 @@ def run_trial(
             config,
             train,
             run_name=f"{label(setting)} seed={seed}",
-            tags={
-                **tags,
-                "mlflow.parentRunId": parent,
-                "setting": label(setting),
-                "node": nodes.here(),
-            },
+            tags={**tags, "mlflow.parentRunId": parent, "setting": label(setting)},
             only_training=not full,
-            watch=watch if epochwise else None,
+            watch=watch,
             patience=patience,
         )
 
-    results = []
-    for first in range(0, len(trial["runs"]), pack):
+    ended: list[dict[str, Any]] = []
+    for first in range(0, len(runs), pack):
         warm_up(base["backend"])
         spare_libraries(base["tracking_uri"])
-        group, start = trial["runs"][first : first + pack], time.perf_counter()
-        ended = _together([functools.partial(run, **one) for one in group])
-        seconds = {"seconds": (time.perf_counter() - start) / len(group)}
-        results += [{**seconds, **result} if isinstance(result, dict) else result for result in ended]
-    good = [result for result in results if isinstance(result, dict)]
-    means = worst
-    if len(good) == len(results):
-        shared = set.intersection(*map(set, good))
-        means = {name: sum(metrics[name] for metrics in good) / len(good) for name in shared}
-    runs = [
-        {**one, **({"metrics": result} if isinstance(result, dict) else ended_by(result))}
-        for one, result in zip(trial["runs"], results, strict=True)
-    ]
-    # A search is told of every metric that it asks for; that one has no such name is said in the end.
-    tune.report({**worst, **means, "runs": runs, "epoch": epoch, "seconds": time.perf_counter() - begin})
+        group, start = runs[first : first + pack], time.perf_counter()
+        results = _together([functools.partial(run, **one) for one in group])
+        seconds = (time.perf_counter() - start) / len(group)
+        for one, result in zip(group, results, strict=True):
+            failed = isinstance(result, Exception)
+            ended.append(
+                {**one, **(ended_by(result) if failed else {"metrics": {"seconds": seconds, **result}})}
+            )
+    return ended
 
 
 def finished(base: dict[str, Any], parent: str, patience: float = 0.0) -> dict[tuple[str, str], dict]:
@@ -213,6 +250,8 @@ def _together(jobs: list[Callable[[], dict[str, float]]]) -> list[dict[str, floa
 def ended_by(error: Exception) -> dict[str, Any]:
     """What is reported of a run that failed: why, and what the tracking store did not take of it."""
     told: dict[str, Any] = {"error": _sentence(error)}
+    if isinstance(error, Stopped):
+        told["stopped"] = True
     if isinstance(error, Away):  # the file lies in the trial's folder, perhaps on another machine
         told["unsent"] = {error.kept.stem: error.kept.read_text()} if error.kept else {}
     return told

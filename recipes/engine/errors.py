@@ -29,6 +29,10 @@ class Finished(Exception):
         self.metrics = metrics
 
 
+class Stopped(RecipeError):
+    """The user ended a run."""
+
+
 def usage_error(message: str) -> RecipeError:
     """The error for a command line that cannot be carried out."""
     return RecipeError(message, exit_code=2)

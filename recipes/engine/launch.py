@@ -21,7 +21,7 @@ from recipes.engine.backend import (
     require_installed,
 )
 from recipes.engine.config import RunConfig, check_words, field_types, value_of
-from recipes.engine.errors import Finished, RecipeError, usage_error
+from recipes.engine.errors import Finished, RecipeError, Stopped, usage_error
 from recipes.engine.outage import Away
 
 VERSIONED = ("keras", "jax", "torch", "tensorflow", "numpy")
@@ -147,7 +147,7 @@ def run_recipe(
     except KeyboardInterrupt:
         run.end("KILLED")
         how = f"; python -m recipes.{name} --resume {run.id} goes on" if run.checkpoints else ""
-        raise RecipeError(
+        raise Stopped(
             f"stopped at step {run.last_step}: run {run.id} is marked KILLED and keeps what it logged{how}"
         ) from None
     except Away:  # what the store did not take is kept, with the state

@@ -81,8 +81,12 @@ class Pack:
         threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(len(jobs))]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self._turn.acquire()  # for good: none of them goes on
+            raise
         return results
 
     def call(self, program: Callable, variables: Sequence[keras.Variable], *arguments: np.ndarray) -> Any:

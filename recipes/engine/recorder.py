@@ -5,8 +5,10 @@ both. A call is answered before the run goes on, so that what a run has flushed 
 process is killed, somebody is left to say so.
 """
 
+import atexit
 import contextlib
 import functools
+import gc
 import os
 import pickle
 import select
@@ -139,6 +141,7 @@ def serve(uri: str) -> None:
 
     A run that has not ended by then was killed.
     """
+    atexit.register(gc.freeze)  # else it ends with a search for garbage among all that MLflow loads
     for number in SIGNALS:  # they are the run's to hear; its end is this one's
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

@@ -121,6 +121,14 @@ class Store:
         with refusals():
             self.client.set_terminated(run_id, status)
 
+    def end_children(self, experiment: str, parent: str) -> int:
+        """Mark a parent's children that say RUNNING, though nobody runs them, as KILLED; their number."""
+        with refusals():
+            running = children(self.uri, experiment, parent, "RUNNING")
+            for child in running:
+                self.client.set_terminated(child.info.run_id, "KILLED")
+        return len(running)
+
 
 def absolute(uri: str | None) -> str:
     """A tracking URI that means the same in every working directory; None stands for the default."""
@@ -293,15 +301,6 @@ def read(uri: str | None, run_id: str, artifact: str) -> tuple[dict[str, str], s
             return parameters, Path(client.download_artifacts(run_id, artifact, folder)).read_text()
         except (MlflowException, OSError):
             return parameters, None
-
-
-def end_children(uri: str, experiment: str, parent: str) -> int:
-    """Mark a parent's children that still say RUNNING, though nobody runs them, as KILLED; their number."""
-    client, _ = connect(uri)
-    running = children(uri, experiment, parent, "RUNNING")
-    for child in running:
-        client.set_terminated(child.info.run_id, "KILLED")
-    return len(running)
 
 
 def children(uri: str, experiment: str, parent: str, status: str | None = None) -> list[Any]:

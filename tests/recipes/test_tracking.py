@@ -261,7 +261,7 @@ def test_children_that_nobody_runs_are_ended(store):
     orphan = begin(store, tags={"mlflow.parentRunId": parent.id})
     done = begin(store, tags={"mlflow.parentRunId": parent.id})
     done.end("FINISHED")
-    assert stores.end_children(store, "e", parent.id) == 1
+    assert stores.Store(store).end_children("e", parent.id) == 1
     client = mlflow.MlflowClient(store)
     assert client.get_run(orphan.id).info.status == "KILLED"
     assert client.get_run(done.id).info.status == "FINISHED"
@@ -382,7 +382,7 @@ def test_a_broken_call_leaves_no_answer_for_the_next(store, monkeypatch):
     with recorder.beside(store):
         run = begin(store)
         with monkeypatch.context() as patch:
-            patch.setattr(recorder.pickle, "load", lambda file: os.kill(os.getpid(), signal.SIGINT))
+            patch.setattr(recorder.pickle, "load", lambda file: signal.raise_signal(signal.SIGINT))
             with pytest.raises(KeyboardInterrupt):
                 run._store.look_up(run.id)
         assert run._store.look_up(run.id).params == {"a": "1"}
