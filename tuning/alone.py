@@ -5,6 +5,7 @@ For networks so small that all of them are trained before Ray and its workers ha
 
 import argparse
 import contextlib
+import gc
 import os
 import time
 from typing import Any
@@ -41,6 +42,7 @@ def get_ready(options: argparse.Namespace, base: dict[str, Any]) -> None:
         options: the sweep's own options.
         base: the recipe's fields that all trials share.
     """
+    gc.disable()  # until the first run begins: nothing that is imported is garbage
     os.environ.update(backend.thread_environment(options.cpus_per_trial))
     warm_up(base["backend"])
     import matplotlib.figure  # noqa: F401

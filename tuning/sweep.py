@@ -5,6 +5,7 @@
     python -m tuning.sweep mlp_fashion --search optuna --trials 30 --loguniform learning_rate=1e-4,1e-1 \\
         --choice optimizer=adamw,nesterov --uniform dropout=0,0.5 --scheduler asha
     python -m tuning.sweep mlp_fashion --loguniform learning_rate=1e-4,1e-1 --trials 16 --seeds 4 --pack 16
+    python -m tuning.sweep mlp_fashion --loguniform learning_rate=1e-4,1e-1 --trials 64 --pack 64 --no-ray
     python -m tuning.sweep mlp_fashion --search optuna --trials 30 --metric val/accuracy,parameters \\
         --choice units=16,64,256 --choice depth=1,2,3
     python -m tuning.sweep mlp_fashion --scheduler pbt --interval 2 --trials 8 \\
@@ -14,6 +15,8 @@
 Flags that are not the sweep's own go to the recipe: they hold for all trials. An axis that ends in
 @optimizer=adamw varies only where the other axis has this value. Trials end after their training, with the
 validation metrics of their last epoch: test data is not looked at (--full).
+
+Ray takes seconds to start. With --no-ray trials are made in this process, one or one pack after another.
 
 Several metrics, each better large or small as its name says, are compared by their Pareto front: the settings
 that no other one is better than in everything. Beside what a recipe measures there are parameters and

@@ -5,7 +5,6 @@ both. A call is answered before the run goes on, so that what a run has flushed 
 process is killed, somebody is left to say so.
 """
 
-import atexit
 import contextlib
 import functools
 import gc
@@ -141,14 +140,16 @@ def serve(uri: str) -> None:
 
     A run that has not ended by then was killed.
     """
-    atexit.register(gc.freeze)  # else it ends with a search for garbage among all that MLflow loads
     for number in SIGNALS:  # they are the run's to hear; its end is this one's
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
     kept, runs = None, set()
+    gc.disable()  # nothing that is imported is garbage
     with contextlib.suppress(Exception):  # said when it is asked for something
         kept = Store(uri)
+    gc.freeze()
+    gc.enable()
     while True:
         try:
             name, arguments = pickle.load(sys.stdin.buffer)
@@ -159,6 +160,8 @@ def serve(uri: str) -> None:
             answer = True, getattr(kept, name)(*arguments)
             if name in ("start", "reopen"):
                 runs.add(answer[1][0] if name == "start" else arguments[0])
+            elif name == "set_terminated":
+                runs.discard(arguments[0])
         except (RecipeError, OSError) as error:
             answer = False, error
         except Exception as error:
@@ -175,3 +178,5 @@ def serve(uri: str) -> None:
 
 if __name__ == "__main__":
     serve(sys.argv[1])
+    sys.stderr.flush()
+    os._exit(0)  # Python would take apart all that MLflow has loaded, while the run's process waits
