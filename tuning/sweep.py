@@ -116,6 +116,8 @@ def run_sweep(
     shared = {name: circumstances[name] for name in SHARED if name in circumstances}
     if options.study:
         shared["study"] = options.study
+    if options.no_ray:
+        alone.get_ready(options, base)
     if options.resume:
         parent = tracking.resume(uri, options.resume)
         end_children()  # the killed driver's
@@ -141,8 +143,6 @@ def run_sweep(
                 **tracking.process_tags(),
             },
         )
-        if options.no_ray:
-            alone.get_ready(options, base)
         if trials:
             parent.text(SETTINGS, json.dumps(settings, default=str))
         print(f"sweep {parent.id}: {count} trials with {options.seeds} seeds a setting", flush=True)

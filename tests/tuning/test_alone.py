@@ -11,7 +11,7 @@ import pytest
 
 from recipes.engine import packs
 from tests.tuning.sweeping import DIGITS, finished, records, started, until
-from tuning import sweep
+from tuning import alone, sweep
 
 pytestmark = pytest.mark.once
 
@@ -96,6 +96,24 @@ def test_a_killed_sweep_goes_on(folder_with_store):
     assert again.wait(600) == 0, again.out.read_text()
     assert sorted(finished(folder_with_store).values()) == [1] * 4
     assert {run.info.status for run in records(folder_with_store)} <= {"FINISHED", "KILLED"}
+
+
+def test_a_sweep_that_goes_on_gets_ready_too(folder_with_store, monkeypatch):
+    """Else its trials have more threads than the others, and other bits."""
+    ready = []
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(folder_with_store)
+    monkeypatch.setattr(alone, "get_ready", lambda options, base: ready.append(options.resume))
+    monkeypatch.setattr(alone, "run_trials", interrupted)
+    with pytest.raises(SystemExit):
+        sweep.main(["mlp_fashion", *DIGITS, "--grid", RATES, "--no-ray"])
+    (own,) = records(folder_with_store, "sweep")
+    with pytest.raises(SystemExit):
+        sweep.main(["--resume", own.info.run_id])
+    assert ready == [None, own.info.run_id]
 
 
 def ended(process):
