@@ -29,7 +29,7 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
     """Within, Ray is there, and every node of it can run trials.
 
     A cluster is sent this project's packages: what is installed there does not count. A Ray of this machine's
-    own takes its time to go: it does so while the driver goes on (see `wait_until_gone`).
+    own takes its time to go: it does so while the driver goes on.
 
     Args:
         options: the sweep's own options.
@@ -44,7 +44,8 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
         return
     import ray
 
-    wait_until_gone()
+    if _leaving is not None:
+        _leaving.join()  # an earlier sweep's
     local = options.address == "local"
     shipped = {"py_modules": [str(SOURCE / name) for name in PACKAGES], "excludes": ["__pycache__"]}
     try:
@@ -77,12 +78,6 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
             _leaving.start()
         else:
             ray.shutdown()
-
-
-def wait_until_gone() -> None:
-    """Wait for the end of the Ray that an earlier `connected` started: until then its workers may write."""
-    if _leaving is not None:
-        _leaving.join()
 
 
 def bring_token() -> None:

@@ -207,7 +207,6 @@ def run_sweep(
         raise
     finally:
         parent.patience = 0.0  # who stops does not want to wait, and the others have waited
-        nodes.wait_until_gone()  # until then a stopped worker may begin a run
         with contextlib.suppress(outage.Away):  # `--resume` ends them
             end_children()
         try:

@@ -5,14 +5,12 @@ import collections
 import os
 import re
 import signal
-import threading
 
 import mlflow
 import pytest
 
-from recipes.engine import tracking
 from tests.tuning.sweeping import DIGITS, finished, output_of, records, shared_ray, started, until
-from tuning import execution, nodes, sweep
+from tuning import execution
 
 pytestmark = pytest.mark.once
 
@@ -132,28 +130,6 @@ def test_a_stopped_sweep_has_trials_that_never_began():
     outcome = execution.outcome_of(results, interrupted=True)
     assert outcome.finished == [(run, {})] and not outcome.stopped
     assert outcome.failures == ["a trial without a worker: no worker came"]
-
-
-def test_a_run_that_begins_while_ray_goes_is_not_left_running(folder_with_store, monkeypatch):
-    def run_trials(options, axes, trials, base, parent, tags):
-        def worker():
-            drawn.wait(60)
-            tracking.start(
-                base["tracking_uri"], base["experiment"], "late", {}, {"mlflow.parentRunId": parent}
-            )
-
-        monkeypatch.setattr(nodes, "_leaving", threading.Thread(target=worker))
-        nodes._leaving.start()
-        return execution.Outcome(finished=[(trials[0], {"val/accuracy": 0.5, "seconds": 1.0})])
-
-    drawn = threading.Event()
-    report = sweep._report
-    monkeypatch.chdir(folder_with_store)
-    monkeypatch.setattr(sweep, "run_trials", run_trials)
-    monkeypatch.setattr(sweep, "_report", lambda *arguments: (report(*arguments), drawn.set()))
-    sweep.main(["mlp_fashion", *DIGITS, "--grid", "dropout=0.1"])
-    (late,) = records(folder_with_store)
-    assert late.info.status == "KILLED"
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
