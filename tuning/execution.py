@@ -79,17 +79,12 @@ def run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints a panel even where verbose is 0
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of its own next release
-    if options.address == "local":
-        # Ray's older autoscaler tells others of its end, who are gone by then: it is killed after a second.
-        os.environ.setdefault("RAY_enable_autoscaler_v2", "1")
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is told in a line, below
     search = searches.search(options, base["seed"])
     total = options.trials * options.seeds if search else len(trials)
     lines = Lines(total, options.metrics)
-    # Ray takes seconds to start: meanwhile, what the comparison is drawn with is loaded.
-    threading.Thread(target=importlib.import_module, args=("matplotlib.figure",)).start()
     with nodes.connected(options, base):
         results = tune.Tuner(
             tune.with_resources(
@@ -115,6 +110,8 @@ def run_trials(
                 callbacks=[_callback(lines)],
             ),
         ).fit()
+        # Ray takes a second to go: meanwhile, what the comparison is drawn with is loaded.
+        threading.Thread(target=importlib.import_module, args=("matplotlib.figure",)).start()
     return outcome_of(results, interrupted=lines.ended < total)
 
 

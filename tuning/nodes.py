@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 import sys
-import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,15 +20,12 @@ SOURCE = Path(__file__).parents[1]
 PACKAGES = ("layers", "recipes", "tuning")
 INSIDE = ""  # the address for a process that is one of the cluster's own
 
-_leaving: threading.Thread | None = None  # ends this machine's Ray
-
 
 @contextlib.contextmanager
 def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[None]:
     """Within, Ray is there, and every node of it can run trials.
 
-    A cluster is sent this project's packages: what is installed there does not count. A Ray of this machine's
-    own takes its time to go: it does so while the driver goes on.
+    A cluster is sent this project's packages: what is installed there does not count.
 
     Args:
         options: the sweep's own options.
@@ -38,14 +34,11 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
     Raises:
         RecipeError: there is no Ray at the address, or a node lacks what a trial needs.
     """
-    global _leaving
     if options.address == INSIDE:
         yield
         return
     import ray
 
-    if _leaving is not None:
-        _leaving.join()  # an earlier sweep's
     local = options.address == "local"
     shipped = {"py_modules": [str(SOURCE / name) for name in PACKAGES], "excludes": ["__pycache__"]}
     try:
@@ -73,11 +66,7 @@ def connected(options: argparse.Namespace, base: dict[str, Any]) -> Iterator[Non
             _require_ready(options, base)
         yield
     finally:
-        if local:
-            _leaving = threading.Thread(target=ray.shutdown)
-            _leaving.start()
-        else:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def bring_token() -> None:

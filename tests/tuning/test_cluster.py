@@ -1,7 +1,6 @@
 """Sweeps on several nodes and with a server: whatever dies, no trial is lost, and none is there twice."""
 
 import argparse
-import dataclasses
 import os
 import re
 import shlex
@@ -9,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -19,8 +17,8 @@ import pytest
 import yaml
 
 from recipes.engine.errors import RecipeError
-from tests.tuning.sweeping import DIGITS, WORKERS, finished, records, started, until
-from tuning import execution, nodes, sweep
+from tests.tuning.sweeping import DIGITS, finished, records, started, until
+from tuning import nodes, sweep
 
 pytestmark = pytest.mark.once
 
@@ -284,34 +282,6 @@ def test_a_client_shows_the_clusters_token_where_there_is_one(folder, mode, tmp_
     monkeypatch.setenv("RAY_AUTH_TOKEN", "given")
     nodes.bring_token()
     assert os.environ["RAY_AUTH_MODE"] == "token"
-
-
-def test_nobody_waits_for_a_ray_of_its_own_to_go_but_the_next_one(monkeypatch):
-    events, may_go = [], threading.Event()
-    monkeypatch.setattr("ray.init", lambda **options: events.append("here"))
-    monkeypatch.setattr("ray.shutdown", lambda: events.append("gone" if may_go.wait(60) else "waited for"))
-    monkeypatch.setattr(nodes, "_require_room", lambda options: None)
-    options = argparse.Namespace(address="local", cpus_per_trial=1, gpus_per_trial=0.0)
-    with nodes.connected(options, {"backend": WORKERS}):
-        pass
-    assert events == ["here"]
-    may_go.set()
-    with nodes.connected(options, {"backend": WORKERS}):
-        assert events == ["here", "gone", "here"]
-
-
-@pytest.mark.parametrize(("address", "asked"), [("local", "1"), ("auto", None)])
-def test_only_a_ray_of_its_own_is_asked_for_the_autoscaler_that_ends(address, asked, monkeypatch):
-    def connected(options, base):
-        raise RecipeError("far enough")
-
-    monkeypatch.setenv(name := "RAY_enable_autoscaler_v2", "")
-    monkeypatch.delenv(name)
-    monkeypatch.setattr(nodes, "connected", connected)
-    options, config, axes = sweep._parsed(["mlp_fashion", "--grid", "dropout=0.1", "--address", address])
-    with pytest.raises(RecipeError, match="far enough"):
-        execution.run_trials(options, axes, [], dataclasses.asdict(config), "parent", {})
-    assert os.environ.get(name) == asked
 
 
 @pytest.mark.parametrize(("source", "words"), examples())
